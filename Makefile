@@ -1,0 +1,53 @@
+# Everything a developer or a newcomer needs; `make` alone lists it.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# One thread: two-thread torch collapses when anything else runs on a small machine.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MLX_DISABLE_COMPILE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint types fmt bench demo golden clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+# torch goes first and alone: any other spelling can pull gigabytes of CUDA packages on Linux.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed  ## create the virtual environment
+
+run: setup  ## start the daemon on 127.0.0.1:1799 and [::1]:1799 with the embedded model
+	@$(BIN)/pushkin serve
+
+test: setup  ## run the tests
+	$(TEST_ENV) $(BIN)/pytest
+
+lint: setup  ## style, bans, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test  ## all that continuous integration runs
+
+fmt: setup  ## rewrite to the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure a running daemon as a typist would; JSON on stdout
+	$(BIN)/python -m benchmarks.keystroke
+
+demo: setup  ## continue and rephrase an English and a Russian paragraph, streaming
+	$(BIN)/python -m benchmarks.demo
+
+golden: setup  ## rewrite the golden files after a reviewed change
+	$(TEST_ENV) $(BIN)/pytest --update-golden -q
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,76 @@
+"""Choosing among drafts: how well the text after the caret follows, and which ones say the same."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pushkin_runtime.engines.base import Engine, KVCache
+from pushkin_runtime.prompt import Prompt
+from pushkin_runtime.sampling import log_softmax_at
+from pushkin_runtime.types import FinishReason
+
+SUFFIX_CHARS = 64  # of the text after the caret, enough to tell whether a draft leads into it
+SAME = 0.9  # similarity from which two drafts are near-duplicates
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One finished alternative; score is a mean log-probability per token (nats), -inf for none."""
+
+    index: int
+    text: str
+    reason: FinishReason
+    score: float
+
+    @property
+    def finite_score(self) -> float:
+        """The score as JSON can carry it: 0 for a draft without tokens."""
+        return self.score if math.isfinite(self.score) else 0.0
+
+
+def rank(drafts: list[Draft]) -> list[Draft]:
+    """Return drafts best first; earlier ones win ties, empty ones come last."""
+    return sorted(drafts, key=lambda d: (not d.text, -d.score))
+
+
+def without_near_duplicates(drafts: list[Draft]) -> list[Draft]:
+    """Return drafts in order, leaving out those that say what an earlier one says."""
+    kept: list[Draft] = []
+    for draft in drafts:
+        if not any(_similar(draft.text, other.text) for other in kept):
+            kept.append(draft)
+    return kept
+
+
+def score_suffix(
+    engine: Engine, cache: KVCache, prompt: Prompt, draft: Draft, suffix: str
+) -> Draft:
+    """Return `draft` scored by the mean log-probability of the suffix's first words after it.
+
+    cache: one row that holds a prefix of the prompt; it is left as it was.
+    """
+    tokenizer = engine.tokenizer
+    start = prompt.healed.decode("utf-8", errors="ignore") + draft.text
+    with_suffix = tokenizer.encode(start + suffix[:SUFFIX_CHARS])
+    alone = tokenizer.encode(start)
+    n_shared = 0
+    while n_shared < min(len(alone), len(with_suffix)) and alone[n_shared] == with_suffix[n_shared]:
+        n_shared += 1
+    head = prompt.tokens[cache.n_tokens :]
+    inputs = [*head, *with_suffix[:-1]]
+    if cache.n_tokens + len(inputs) > engine.info.context_length or n_shared == len(with_suffix):
+        return draft
+    logits = engine.logits(cache, inputs)[len(head) - 1 :]
+    logprobs = [
+        log_softmax_at(logits[i], with_suffix[i]) for i in range(n_shared, len(with_suffix))
+    ]
+    return replace(draft, score=float(np.mean(logprobs)))
+
+
+def _similar(a: str, b: str) -> bool:
+    a, b = " ".join(a.casefold().split()), " ".join(b.casefold().split())
+    return a == b or difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= SAME

@@ -1,0 +1,137 @@
+"""The model seam: what an engine owes the generation loop. One contract suite runs against all.
+
+Every method of an engine, and of what it returns, runs on the inference thread and nowhere else
+(MLX streams are thread-local). Arrays at the border are NumPy; tokens are ints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pushkin_runtime.tokenizer import TextTokenizer
+from pushkin_runtime.types import ModelInfo, SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How to load: model folder, tokens a cache may hold (0: the model's own limit), CPU threads."""
+
+    model_dir: Path
+    context_length: int = 0
+    n_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A prompt segment of token ids."""
+
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """A prompt segment of input rows, (n, hidden_size) float32.
+
+    One convention in every engine: rows as they enter the first layer, that is, after Gemma's √hidden
+    scaling. An engine whose model scales again undoes it first.
+    """
+
+    rows: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+
+Segment = Tokens | Embeddings
+
+
+class KVCache(Protocol):
+    """Keys and values of one prefix, on all layers and in full length, so it can be cut anywhere.
+
+    Owned by whoever asked the engine for it; freed when dropped.
+    """
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions held, the same in every row."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held, spare capacity included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decode step: a token per row, and its log-probability (nats) under the unfiltered model."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodePlan:
+    """What to decode after a cache.
+
+    last_token: the prompt's last token, not yet in the cache. n_rows: alternatives, decoded as a batch.
+    recent: tokens the repetition penalty counts as seen. first_allowed: if not None, the only tokens
+    the first step may choose. banned: tokens never chosen. Greedy rows all start alike.
+    """
+
+    last_token: int
+    n_rows: int
+    sampling: SamplingParams
+    seed: int
+    recent: tuple[int, ...] = ()
+    first_allowed: tuple[int, ...] | None = None
+    banned: tuple[int, ...] = ()
+
+
+class Decoder(Protocol):
+    """A running decode over a cache; it may compute one step ahead of what it returned."""
+
+    def step(self) -> Step:
+        """Feed the last tokens, return the next ones. Raises EngineFailed."""
+
+    def close(self) -> None:
+        """Wait for work in flight; the cache then holds what it held at the start plus one position per
+        step (the prompt's last token and every returned token but the last), and may be reused."""
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    name: str
+    info: ModelInfo
+    tokenizer: TextTokenizer
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache of one row."""
+
+    def prefill(self, cache: KVCache, segment: Segment) -> None:
+        """Append `segment` to a one-row cache. Splitting a segment over calls gives the same cache up to
+        rounding. Raises EngineFailed; the cache then holds what it held before."""
+
+    def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> KVCache:
+        """Return a copy of the first `n_tokens` of a one-row cache, repeated to `n_rows`; exact."""
+
+    def trim(self, cache: KVCache, n_tokens: int) -> None:
+        """Forget everything after the first `n_tokens`; exact, on all layers, past the window too."""
+
+    def decode(self, cache: KVCache, plan: DecodePlan) -> Decoder:
+        """Start decoding; `cache` has `plan.n_rows` rows and belongs to the decoder until closed."""
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Return (len(tokens), vocab_size) raw logits, row i after reading tokens[: i + 1] past the
+        one-row cache, which is left as it was."""
+
+    def close(self) -> None:
+        """Release the model; nothing may be called afterwards."""

@@ -1,0 +1,316 @@
+"""Gemma 3 in plain PyTorch: the readable reference, and the default where there is no Metal.
+
+Quantised weights are expanded at load, so this engine is exact about a checkpoint rather than
+fast with it. Parity with transformers' Gemma3ForCausalLM is tested.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from pushkin_runtime.engines.base import (
+    DecodePlan,
+    Embeddings,
+    EngineOptions,
+    KVCache,
+    Segment,
+    Step,
+)
+from pushkin_runtime.errors import EngineFailed
+from pushkin_runtime.model_config import ModelConfig
+from pushkin_runtime.model_store import ModelSpec, model_info, open_model, open_tokenizer
+from pushkin_runtime.sampling import Uniforms, candidates, log_softmax_at, penalize, pick
+
+GROW = 256  # tokens a cache grows by
+SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
+
+
+class TorchKVCache:
+    """Per layer (2, n_rows, n_kv_heads, capacity, head_dim); `n_tokens` of the capacity are valid."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, n_rows: int = 1) -> None:
+        self.n_tokens = 0
+        self.n_rows = n_rows
+        shape = (2, n_rows, config.n_kv_heads, 0, config.head_dim)
+        self.layers = [torch.empty(shape, dtype=dtype) for _ in range(config.n_layers)]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of all layers, spare capacity included."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def reserve(self, n_tokens: int) -> None:
+        """Make room for `n_tokens` in total."""
+        capacity = self.layers[0].shape[3]
+        if n_tokens <= capacity:
+            return
+        grown = -(-n_tokens // GROW) * GROW
+        for i, old in enumerate(self.layers):
+            new = old.new_empty((*old.shape[:3], grown, old.shape[4]))
+            new[:, :, :, : self.n_tokens] = old[:, :, :, : self.n_tokens]
+            self.layers[i] = new
+
+
+class TorchEngine:
+    """See `Engine`. Computes in float32 for small models, bfloat16 for large ones."""
+
+    name = "torch"
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._spec = open_model(options.model_dir)
+        self._config = self._spec.config
+        self.tokenizer = open_tokenizer(self._spec)
+        torch.set_num_threads(options.n_threads)
+        small = self._spec.n_parameters <= SMALL_MODEL
+        self._dtype = torch.float32 if small else torch.bfloat16
+        self._weights = load_weights(self._spec, self._dtype)
+        self._limit = min(options.context_length or sys.maxsize, self._config.context_length)
+        # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
+        scale = torch.tensor(math.sqrt(self._config.hidden_size)).to(torch.bfloat16)
+        self._embed_scale = scale.to(self._dtype)
+        self._cos_sin = {
+            True: _rope_table(self._config, self._limit, is_global=True),
+            False: _rope_table(self._config, self._limit, is_global=False),
+        }
+        self.info = model_info(self._spec, self._limit)
+
+    def new_cache(self) -> TorchKVCache:
+        return TorchKVCache(self._config, self._dtype)
+
+    def prefill(self, cache: KVCache, segment: Segment) -> None:
+        assert isinstance(cache, TorchKVCache)
+        if isinstance(segment, Embeddings):
+            x = torch.from_numpy(segment.rows).to(self._dtype)[None]
+        else:
+            x = self._embed(torch.tensor([segment.ids]))
+        self._forward(cache, x)
+
+    def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> TorchKVCache:
+        assert isinstance(cache, TorchKVCache)
+        copy = TorchKVCache(self._config, self._dtype, n_rows)
+        copy.reserve(n_tokens + 1)
+        for old, new in zip(cache.layers, copy.layers, strict=True):
+            new[:, :, :, :n_tokens] = old[:, :, :, :n_tokens]
+        copy.n_tokens = n_tokens
+        return copy
+
+    def trim(self, cache: KVCache, n_tokens: int) -> None:
+        assert isinstance(cache, TorchKVCache)
+        assert n_tokens <= cache.n_tokens
+        cache.n_tokens = n_tokens
+
+    def decode(self, cache: KVCache, plan: DecodePlan) -> TorchDecoder:
+        assert isinstance(cache, TorchKVCache)
+        assert cache.n_rows == plan.n_rows
+        return TorchDecoder(self, cache, plan)
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        assert isinstance(cache, TorchKVCache)
+        n_before = cache.n_tokens
+        hidden = self._forward(cache, self._embed(torch.tensor([list(tokens)])))
+        cache.n_tokens = n_before
+        return self._head(hidden[0])
+
+    def close(self) -> None:
+        self._weights.clear()
+
+    def next_logits(self, cache: TorchKVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append one token to each row; return (n_rows, vocab_size) float32 logits."""
+        hidden = self._forward(cache, self._embed(torch.tensor(tokens)[:, None]))
+        return self._head(hidden[:, -1])
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids, self._weights["embed_tokens.weight"]) * self._embed_scale
+
+    def _head(self, hidden: torch.Tensor) -> NDArray[np.float32]:
+        name = "embed_tokens.weight" if self._config.tied_embeddings else "lm_head.weight"
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = F.linear(hidden, self._weights[name]).float().numpy()
+        return logits
+
+    @torch.inference_mode()
+    def _forward(self, cache: TorchKVCache, x: torch.Tensor) -> torch.Tensor:
+        """x: (n_rows, n_new, hidden_size) → the same shape after the final norm; extends the cache."""
+        start, end = cache.n_tokens, cache.n_tokens + x.shape[1]
+        if end > self._limit:
+            raise EngineFailed(f"{end} tokens do not fit the context of {self._limit}.")
+        cache.reserve(end)
+        masks = {kind: _mask(self._config, start, end, is_global=kind) for kind in (True, False)}
+        for i in range(self._config.n_layers):
+            kind = self._config.is_global(i)
+            x = self._layer(i, x, cache.layers[i], (start, end), masks[kind])
+        cache.n_tokens = end
+        return self._norm(x, "norm.weight")
+
+    def _layer(
+        self,
+        i: int,
+        x: torch.Tensor,
+        kv: torch.Tensor,
+        span: tuple[int, int],
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        p = f"layers.{i}."
+        h = self._attention(i, self._norm(x, p + "input_layernorm.weight"), kv, span, mask)
+        x = x + self._norm(h, p + "post_attention_layernorm.weight")
+        h = self._norm(x, p + "pre_feedforward_layernorm.weight")
+        gate = F.gelu(F.linear(h, self._weights[p + "mlp.gate_proj.weight"]), approximate="tanh")
+        h = gate * F.linear(h, self._weights[p + "mlp.up_proj.weight"])
+        h = F.linear(h, self._weights[p + "mlp.down_proj.weight"])
+        return x + self._norm(h, p + "post_feedforward_layernorm.weight")
+
+    def _attention(
+        self,
+        i: int,
+        x: torch.Tensor,
+        kv: torch.Tensor,
+        span: tuple[int, int],
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        c, p = self._config, f"layers.{i}.self_attn."
+        B, T, _ = x.shape
+        start, end = span
+        q = F.linear(x, self._weights[p + "q_proj.weight"]).view(B, T, c.n_heads, c.head_dim)
+        k = F.linear(x, self._weights[p + "k_proj.weight"]).view(B, T, c.n_kv_heads, c.head_dim)
+        v = F.linear(x, self._weights[p + "v_proj.weight"]).view(B, T, c.n_kv_heads, c.head_dim)
+        cos, sin = (table[start:end, None] for table in self._cos_sin[c.is_global(i)])
+        q = _rotate(self._norm(q, p + "q_norm.weight"), cos, sin).transpose(1, 2)  # (B, H, T, D)
+        k = _rotate(self._norm(k, p + "k_norm.weight"), cos, sin).transpose(1, 2)
+        kv[0, :, :, start:end] = k
+        kv[1, :, :, start:end] = v.transpose(1, 2)
+        first = 0 if c.is_global(i) else max(0, start + 1 - c.sliding_window)
+        out = F.scaled_dot_product_attention(
+            q,
+            kv[0, :, :, first:end],
+            kv[1, :, :, first:end],
+            attn_mask=mask,
+            scale=c.query_pre_attn_scalar**-0.5,
+            enable_gqa=True,
+        )
+        return F.linear(out.transpose(1, 2).reshape(B, T, -1), self._weights[p + "o_proj.weight"])
+
+    def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        normed = F.rms_norm(x.float(), x.shape[-1:], self._weights[name], self._config.rms_norm_eps)
+        return normed.to(x.dtype)
+
+
+class TorchDecoder:
+    """See `Decoder`. Works on the calling thread, nothing in flight."""
+
+    def __init__(self, engine: TorchEngine, cache: TorchKVCache, plan: DecodePlan) -> None:
+        self._engine, self._cache, self._plan = engine, cache, plan
+        self._uniforms = Uniforms(plan.seed, plan.n_rows)
+        self._next = [plan.last_token] * plan.n_rows
+        self._seen = np.zeros((plan.n_rows, engine.info.vocab_size), dtype=np.bool_)
+        self._seen[:, list(plan.recent)] = True
+        self._is_first = True
+
+    def step(self) -> Step:
+        raw = self._engine.next_logits(self._cache, self._next)
+        params = self._plan.sampling
+        logits = penalize(raw, self._seen, params.repetition_penalty)
+        logits = self._constrain(logits)
+        uniforms = self._uniforms.next()
+        self._next = [
+            pick(candidates(row, params), float(u)) for row, u in zip(logits, uniforms, strict=True)
+        ]
+        self._seen[np.arange(len(self._next)), self._next] = True
+        logprobs = (log_softmax_at(row, t) for row, t in zip(raw, self._next, strict=True))
+        return Step(tuple(self._next), tuple(logprobs))
+
+    def close(self) -> None:
+        """Nothing is in flight."""
+
+    def _constrain(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        allowed = self._plan.first_allowed if self._is_first else None
+        self._is_first = False
+        if allowed is None and not self._plan.banned:
+            return logits
+        constrained = logits.copy()
+        constrained[:, list(self._plan.banned)] = -np.inf
+        if allowed is not None:
+            only = np.full_like(logits, -np.inf)
+            only[:, list(allowed)] = logits[:, list(allowed)]
+            return only
+        return constrained
+
+
+def load_weights(spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return every tensor by our name, quantised ones expanded; norm weights as (1 + w) in float32."""
+    raw: dict[str, torch.Tensor] = {}
+    for path in sorted({t.path for t in spec.tensors.values()}):
+        with safe_open(path, framework="pt") as opened:
+            for tensor in spec.tensors.values():
+                if tensor.path == path:
+                    raw[tensor.name] = opened.get_tensor(tensor.stored_name)
+    weights: dict[str, torch.Tensor] = {}
+    bits = spec.config.quantization.bits if spec.config.quantization else 0
+    for name, value in raw.items():
+        if not name.endswith(".weight"):
+            continue
+        if name.endswith("norm.weight"):
+            weights[name] = 1.0 + value.float()
+        elif value.dtype == torch.uint32:
+            stem = name.removesuffix(".weight")
+            scales, biases = raw[stem + ".scales"], raw[stem + ".biases"]
+            weights[name] = dequantize(value, scales, biases, bits).to(dtype)
+        else:
+            weights[name] = value.to(dtype)
+    return weights
+
+
+def dequantize(
+    packed: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor, bits: int
+) -> torch.Tensor:
+    """Expand MLX affine quantisation to float32 (out, in).
+
+    packed: (out, in * bits / 32) uint32, lowest bits first. scales, biases: (out, in / group_size).
+    """
+    n_out, n_groups = scales.shape
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    codes = (packed.view(torch.int32)[:, :, None] >> shifts) & (2**bits - 1)
+    grouped = codes.view(n_out, n_groups, -1).float()
+    return (grouped * scales.float()[..., None] + biases.float()[..., None]).view(n_out, -1)
+
+
+def _rope_table(
+    config: ModelConfig, n_positions: int, *, is_global: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cos and sin, each (n_positions, head_dim) float32."""
+    theta = config.rope_theta if is_global else config.rope_local_theta
+    factor = config.rope_factor if is_global else 1.0
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    positions = torch.arange(n_positions, dtype=torch.float32) / factor
+    angles = torch.outer(positions, 1.0 / theta**exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding, halves layout. x: (B, T, heads, head_dim); cos, sin: (T, 1, head_dim)."""
+    low, high = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-high, low), dim=-1) * sin).to(x.dtype)
+
+
+def _mask(config: ModelConfig, start: int, end: int, *, is_global: bool) -> torch.Tensor | None:
+    """Which keys new positions start..end-1 may see: (n_new, n_keys) bool, None for all.
+
+    Local layers get only the keys from the first that any new position can see.
+    """
+    if end - start == 1:
+        return None
+    first = 0 if is_global else max(0, start + 1 - config.sliding_window)
+    queries = torch.arange(start, end)[:, None]
+    keys = torch.arange(first, end)[None]
+    mask = keys <= queries
+    if not is_global:
+        mask &= keys > queries - config.sliding_window
+    return mask

@@ -1,0 +1,305 @@
+"""The generation loop: prompt → cached prefix → chunked prefill → decode → scored choices.
+
+A generation is a Python generator that yields after every unit of work (a prefill chunk, a decode step),
+so the inference thread can take turns and notice an end within one unit. Record before emit: a token
+is in the cache's record before the client sees it, and a generation ended anywhere leaves its cache usable.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+
+from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
+from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Tokens
+from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
+from pushkin_runtime.prompt_cache import CacheKey, PromptCache
+from pushkin_runtime.sampling import resolve
+from pushkin_runtime.text_stream import TextStream
+from pushkin_runtime.types import (
+    AdapterRef,
+    Choice,
+    Delta,
+    Done,
+    FinishReason,
+    GenerationResult,
+    PersonaUsed,
+    Progress,
+    SamplingParams,
+    Started,
+    Timings,
+    Usage,
+)
+
+N_DRAFTS = 3  # how many are written when the best of several is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every generation works with; owned by the inference thread.
+
+    on_progress: told the number of new tokens (0 for a prefill chunk) as a sign of life.
+    """
+
+    engine: Engine
+    cache: PromptCache
+    prefill_chunk: int
+    on_progress: Callable[[int], None]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """When each stage ended, in milliseconds since `submit`."""
+
+    queued: float = 0.0
+    prefilled: float = 0.0
+    first_text: float | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """One alternative being decoded."""
+
+    stream: TextStream
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    reason: FinishReason | None = None
+
+
+class Generation:
+    """One request on the inference thread; `run()` is advanced until it is exhausted."""
+
+    def __init__(self, handle: GenerationHandle, shop: Workshop) -> None:
+        self.handle = handle
+        self._shop = shop
+        self._request = handle.request
+        self._clock = _Clock()
+        self._persona = PersonaUsed()
+        self._adapters: tuple[AdapterRef, ...] = ()
+        self._sampling: SamplingParams = resolve(
+            self._request.task,
+            self._request.sampling,
+            persona_min_p=None,
+            fresh_seed=secrets.randbits(53),
+        )
+        self._rows: list[_Row] = []
+        self._n_prompt = self._n_cached = 0
+
+    def run(self) -> Iterator[None]:
+        """Do the work, one unit per `next`; the last event is emitted before it ends.
+
+        Raises what the engine or the prompt raises; the caller reports it.
+        """
+        self._clock.queued = self._clock.prefilled = self.handle.elapsed_ms()
+        if self.handle.end_reason() is not None:
+            self._emit_done([Draft(0, "", self._end_reason(), -math.inf)])
+            return
+        request, engine = self._request, self._shop.engine
+        max_tokens = request.max_tokens or default_max_tokens(request, engine.tokenizer)
+        prompt = build_prompt(
+            request, engine.tokenizer, n_context=engine.info.context_length, max_tokens=max_tokens
+        )
+        key = CacheKey(engine.info.digest, self._adapters, self._persona.version)
+        body = prompt.tokens[:-1]
+        cache = self._shop.cache.take(key, body)
+        self._n_prompt, self._n_cached = len(prompt.tokens), cache.n_tokens
+        self._emit_started()
+        try:
+            yield from self._prefill(cache, body)
+            self._clock.prefilled = self.handle.elapsed_ms()
+            if self.handle.end_reason() is None:
+                yield from self._decode(cache, prompt, max_tokens)
+        finally:
+            self._keep(key, cache, prompt)
+        drafts = self._drafts()
+        if request.suffix and self.handle.end_reason() is None:
+            drafts = yield from self._score_suffixes(key, prompt, drafts)
+        self._emit_done(drafts)
+
+    # -- prefill and decode ---------------------------------------------------------------------
+
+    def _prefill(self, cache: KVCache, body: tuple[int, ...]) -> Iterator[None]:
+        chunk = self._shop.prefill_chunk
+        while cache.n_tokens < len(body) and self.handle.end_reason() is None:
+            start = cache.n_tokens
+            self._shop.engine.prefill(cache, Tokens(body[start : start + chunk]))
+            self._shop.on_progress(0)
+            if cache.n_tokens < len(body):
+                self.handle.sink(
+                    Progress(stage="prefill", n_done=cache.n_tokens, n_total=len(body))
+                )
+            yield
+
+    def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[None]:
+        n_rows = self._n_rows()
+        engine = self._shop.engine
+        stop = (*self._request.stop, *prompt.stop)
+        self._rows = [
+            _Row(TextStream(engine.tokenizer, stop, prompt.healed)) for _ in range(n_rows)
+        ]
+        live = cache
+        if n_rows > 1:
+            live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
+        n_steps = max_tokens + bool(prompt.healed)
+        decoder = engine.decode(live, self._plan(prompt, n_rows))
+        try:
+            for _ in range(n_steps):
+                self._step(decoder)
+                if all(row.reason for row in self._rows) or self.handle.end_reason():
+                    break
+                yield
+        finally:
+            decoder.close()
+        for index, row in enumerate(self._rows):
+            row.reason = row.reason or self.handle.end_reason() or "length"
+            self._show(index, row.stream.finish())
+
+    def _step(self, decoder: Decoder) -> None:
+        step = decoder.step()
+        ends = self._shop.engine.tokenizer.end_ids()
+        self._shop.on_progress(sum(row.reason is None for row in self._rows))
+        for index, row in enumerate(self._rows):
+            if row.reason is not None:
+                continue
+            token = step.tokens[index]
+            row.tokens.append(token)
+            row.logprob += step.logprobs[index]
+            if token in ends:
+                row.reason = "stop"
+                continue
+            text = row.stream.push(token)
+            if row.stream.is_stopped:
+                row.reason = "stop"
+            self._show(index, text)
+
+    def _plan(self, prompt: Prompt, n_rows: int) -> DecodePlan:
+        tokenizer = self._shop.engine.tokenizer
+        padding = range(tokenizer.n_tokens, self._shop.engine.info.vocab_size)
+        banned = (*(tokenizer.special_ids() - tokenizer.end_ids()), *padding)
+        assert self._sampling.seed is not None
+        return DecodePlan(
+            last_token=prompt.tokens[-1],
+            n_rows=n_rows,
+            sampling=self._sampling,
+            seed=self._sampling.seed,
+            recent=prompt.tokens[-RECENT:],
+            first_allowed=prompt.first_allowed,
+            banned=banned,
+        )
+
+    def _keep(self, key: CacheKey, cache: KVCache, prompt: Prompt) -> None:
+        """Give the cache back with the record of exactly what it holds."""
+        n_fed = cache.n_tokens
+        recorded = prompt.tokens + tuple(self._rows[0].tokens if self._rows else ())
+        self._shop.cache.put(key, recorded[:n_fed], cache)
+
+    # -- choices --------------------------------------------------------------------------------
+
+    def _n_rows(self) -> int:
+        """Rows to decode; greedy ones are all alike, so one is enough."""
+        if self._sampling.temperature <= 0:
+            return 1
+        wants_best = self._request.suffix or self._request.quality != "fast"
+        return max(self._request.n, N_DRAFTS) if wants_best else self._request.n
+
+    def _is_ranked(self) -> bool:
+        """Whether choices are picked among drafts, and so shown only at the end."""
+        return bool(self._request.suffix) or self._request.quality != "fast"
+
+    def _drafts(self) -> list[Draft]:
+        if not self._rows:
+            return [Draft(0, "", self._end_reason(), -math.inf)]
+        return [
+            Draft(i, row.stream.text, row.reason or "length", row.logprob / max(1, len(row.tokens)))
+            for i, row in enumerate(self._rows)
+        ]
+
+    def _score_suffixes(
+        self, key: CacheKey, prompt: Prompt, drafts: list[Draft]
+    ) -> Generator[None, None, list[Draft]]:
+        """Replace each draft's score by how well the suffix follows it."""
+        engine = self._shop.engine
+        scored = []
+        for draft in drafts:
+            cache = self._shop.cache.take(key, prompt.tokens[:-1])
+            n_held = cache.n_tokens
+            scored.append(score_suffix(engine, cache, prompt, draft, self._request.suffix))
+            self._shop.cache.put(key, prompt.tokens[:n_held], cache)
+            self._shop.on_progress(0)
+            yield
+        return scored
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _end_reason(self) -> FinishReason:
+        return self.handle.end_reason() or "cancelled"
+
+    def _show(self, index: int, text: str) -> None:
+        if not text:
+            return
+        if self._clock.first_text is None:
+            self._clock.first_text = self.handle.elapsed_ms()
+        if not self._is_ranked():
+            self.handle.sink(Delta(index, text))
+
+    def _emit_started(self) -> None:
+        self.handle.sink(
+            Started(
+                request_id=self.handle.request_id,
+                model=self._shop.engine.info.id,
+                adapters=self._adapters,
+                persona=self._persona,
+                sampling=self._sampling,
+                prompt_tokens=self._n_prompt,
+                cached_tokens=self._n_cached,
+            )
+        )
+
+    def _emit_done(self, drafts: list[Draft]) -> None:
+        kept = rank(drafts) if self._is_ranked() else drafts
+        kept = without_near_duplicates(kept)[: self._request.n]
+        if self._is_ranked():
+            kept = [Draft(i, d.text, d.reason, d.score) for i, d in enumerate(kept)]
+            for draft in kept:
+                if draft.text:
+                    self.handle.sink(Delta(draft.index, draft.text))
+        choices = tuple(
+            Choice(index=d.index, text=d.text, finish_reason=d.reason, score=d.finite_score)
+            for d in kept
+        )
+        self.handle.sink(
+            Done(
+                GenerationResult(
+                    request_id=self.handle.request_id,
+                    model=self._shop.engine.info.id,
+                    adapters=self._adapters,
+                    persona=self._persona,
+                    sampling=self._sampling,
+                    choices=choices,
+                    usage=Usage(
+                        prompt_tokens=self._n_prompt,
+                        cached_tokens=self._n_cached,
+                        completion_tokens=sum(len(row.tokens) for row in self._rows),
+                    ),
+                    timings=self._timings(),
+                )
+            )
+        )
+
+    def _timings(self) -> Timings:
+        total = self.handle.elapsed_ms()
+        decode_ms = total - self._clock.prefilled if self._rows else 0.0
+        n_steps = max((len(row.tokens) for row in self._rows), default=0)
+        return Timings(
+            queue_ms=self._clock.queued,
+            adapter_ms=0.0,
+            persona_ms=0.0,
+            prefill_ms=self._clock.prefilled - self._clock.queued,
+            ttft_ms=self._clock.first_text,
+            decode_ms=decode_ms,
+            total_ms=total,
+            tokens_per_second=n_steps / decode_ms * 1000 if decode_ms > 0 else 0.0,
+        )

@@ -1,0 +1,56 @@
+"""A generation as its owner sees it: an id, and a way to end it. Safe from any thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pushkin_runtime.types import EventSink, FinishReason, GenerationRequest
+
+
+class GenerationHandle:
+    """Made by `Runtime.submit`. Ending it is a request: the last event still comes to the sink, within
+    one decode step or one prefill chunk."""
+
+    def __init__(
+        self, request: GenerationRequest, sink: EventSink, wake: Callable[[], None]
+    ) -> None:
+        self.request = request
+        self.sink = sink
+        self.submitted_at = time.monotonic()
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._reason: FinishReason | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The id the events carry."""
+        return self.request.request_id
+
+    def cancel(self) -> None:
+        """End the generation with finish_reason "cancelled". Idempotent; never blocks."""
+        self.end("cancelled")
+
+    def end(self, reason: FinishReason) -> None:
+        """End the generation with `reason`; the first reason given holds."""
+        self.end_quietly(reason)
+        self._wake()
+
+    def end_quietly(self, reason: FinishReason) -> None:
+        """Like `end`, for a caller that wakes the inference thread itself."""
+        with self._lock:
+            self._reason = self._reason or reason
+
+    def end_reason(self) -> FinishReason | None:
+        """Why the generation must end now, the deadline included; None while it may go on."""
+        if self._reason is not None:
+            return self._reason
+        deadline_ms = self.request.deadline_ms
+        if deadline_ms is not None and self.elapsed_ms() >= deadline_ms:
+            return "deadline"
+        return None
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since `submit`."""
+        return (time.monotonic() - self.submitted_at) * 1000

@@ -1,0 +1,198 @@
+"""Request → the tokens the model reads. The one place where prompts are laid out, training included.
+
+Layout: `[instruction; persona; control codes; text; context]`. A vocabulary with our control tokens
+gets them as single ids; any other (the 4B's) gets a short textual header, and only for codes that were
+asked for. User text can never become a control token (see `tokenizer.py`).
+
+Two things keep the KV cache useful while a person types: the start of a long text is dropped in
+whole steps, not token by token, and the last token is healed: it is taken off the prompt and the
+first generated token must begin with its text, so "The qui" may become "The quick".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pushkin_runtime.errors import InvalidRequest
+from pushkin_runtime.tokenizer import TextTokenizer
+from pushkin_runtime.types import Control, GenerationRequest
+
+LANGUAGES = ("en", "ru")
+GENRES = ("prose", "drama", "verse", "letters", "essay")
+
+CHARS_PER_TOKEN = (
+    8  # more than any prose needs, so cutting characters first loses no usable context
+)
+CUT_CHARS = 4096  # long texts lose their start in steps of this many characters
+MIN_PROMPT = 16  # tokens of context that `max_tokens` must leave room for
+RECENT = 64  # prompt tokens that the repetition penalty counts as seen
+SENTENCE_END = tuple(".!?…»”\"'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What to prefill and how the answer starts.
+
+    tokens: the whole prompt but the healed token; the last one is fed by the first decode step.
+    healed: bytes of the token taken off; the answer begins with them and they are not emitted.
+    first_allowed: tokens that begin with `healed`, None when nothing was healed.
+    stop: stop strings of the layout itself.
+    """
+
+    tokens: tuple[int, ...]
+    healed: bytes = b""
+    first_allowed: tuple[int, ...] | None = None
+    stop: tuple[str, ...] = ()
+
+
+def default_max_tokens(request: GenerationRequest, tokenizer: TextTokenizer) -> int:
+    """Return the tokens to generate when the caller set none: a phrase, a rewrite, a page."""
+    if request.task == "continue":
+        return 24
+    if request.task == "story":
+        return 512
+    return min(1024, 32 + len(tokenizer.encode(request.text)) * 3 // 2)
+
+
+def build_prompt(
+    request: GenerationRequest, tokenizer: TextTokenizer, *, n_context: int, max_tokens: int
+) -> Prompt:
+    """Lay out `request` in at most n_context - max_tokens tokens.
+
+    Raises InvalidRequest when it cannot fit or asks for a control code the model does not have.
+    """
+    budget = n_context - max_tokens
+    if budget < MIN_PROMPT:
+        raise InvalidRequest(
+            f"max_tokens is {max_tokens}, but the model's context is {n_context} tokens; "
+            f"ask for at most {n_context - MIN_PROMPT}.",
+            param="max_tokens",
+        )
+    head = control_prefix(tokenizer, _completed(request))
+    if request.task == "rephrase":
+        return _rephrase(request, tokenizer, head, budget)
+    text = request.text
+    if request.task == "story" and text.rstrip().endswith(SENTENCE_END):
+        text = (
+            text.rstrip() + "\n\n"
+        )  # a finished premise is followed by the story, not glued to it
+    body = _tail(tokenizer, text, budget - len(head))
+    return _healed(tokenizer, head, body)
+
+
+def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
+    """Return `<bos>` and the control codes. Raises InvalidRequest for a code without a token."""
+    prefix = [tokenizer.bos_id]
+    if tokenizer.special_id("<lang:en>") is None:
+        asked = [
+            f"{name}: {value}"
+            for name in ("language", "genre", "register", "tone")
+            if (value := getattr(control, name))
+        ]
+        return prefix + (tokenizer.encode(f"[{'; '.join(asked)}]\n\n") if asked else [])
+    for field, kind, known in (("language", "lang", LANGUAGES), ("genre", "genre", GENRES)):
+        value = getattr(control, field)
+        index = tokenizer.special_id(f"<{kind}:{value}>")
+        if index is None:
+            raise InvalidRequest(
+                f"The loaded model has no {field} {str(value)[:32]!r}; it knows {', '.join(known)}.",
+                param=f"control.{field}",
+            )
+        prefix.append(index)
+    for field in ("register", "tone"):
+        if getattr(control, field) is not None:
+            raise InvalidRequest(
+                f"The loaded model has no control codes for {field}; leave it out.",
+                param=f"control.{field}",
+            )
+    return prefix
+
+
+def detect_language(text: str) -> str:
+    """Return "ru" when at least 30 % of the letters at the end of `text` are Cyrillic, else "en"."""
+    letters = [c for c in text[-2000:] if c.isalpha()]
+    cyrillic = sum("\u0400" <= c <= "\u04ff" for c in letters)
+    return "ru" if letters and cyrillic / len(letters) >= 0.3 else "en"
+
+
+def _completed(request: GenerationRequest) -> Control:
+    """Fill in what the caller left open, from the text itself."""
+    control = request.control
+    language = control.language or detect_language(request.before + request.text)
+    return Control(
+        language=language,
+        genre=control.genre or "prose",
+        register=control.register,
+        tone=control.tone,
+    )
+
+
+def _tail(tokenizer: TextTokenizer, text: str, budget: int) -> list[int]:
+    """Return the last tokens of `text`, at most `budget`; the cut moves in steps, not per keystroke."""
+    over = len(text) - budget * CHARS_PER_TOKEN
+    if over > 0:
+        text = text[-(-over // CUT_CHARS) * CUT_CHARS :]
+    tokens = tokenizer.encode(text)
+    over = len(tokens) - budget
+    if over > 0:
+        step = max(1, budget // 4)
+        tokens = tokens[min(-(-over // step) * step, len(tokens) - 1) :]
+    return tokens
+
+
+def _healed(tokenizer: TextTokenizer, head: list[int], body: list[int]) -> Prompt:
+    if not body:
+        return Prompt(tokens=tuple(head))
+    healed = tokenizer.token_bytes(body[-1])
+    allowed = tokenizer.starting_with(healed) if healed else []
+    if len(allowed) < 2:
+        return Prompt(tokens=(*head, *body))
+    return Prompt(tokens=(*head, *body[:-1]), healed=healed, first_allowed=tuple(allowed))
+
+
+def _rephrase(
+    request: GenerationRequest, tokenizer: TextTokenizer, head: list[int], budget: int
+) -> Prompt:
+    selection = tokenizer.encode(request.text)
+    instruction = tokenizer.encode(request.instruction)
+    room = budget - len(head) - len(selection) - len(instruction) - MIN_PROMPT
+    if room < 0:
+        raise InvalidRequest(
+            f"The selection takes {len(selection)} tokens and the answer may take as many; "
+            f"they do not fit the model's context ({-room} tokens too many). Select less text.",
+            param="text",
+        )
+    before = _tail(tokenizer, request.before, room // 2) if request.before and room > 1 else []
+    after = tokenizer.encode(request.after[: room * CHARS_PER_TOKEN])[: room // 2]
+    named = {
+        name: tokenizer.special_id(name)
+        for name in (
+            "<task:rephrase>",
+            "<instruction>",
+            "<before>",
+            "<after>",
+            "<selection>",
+            "<result>",
+        )
+    }
+    if None in named.values():
+        return _textual_rephrase(request, tokenizer, head, tokenizer.decode(before))
+    ids = {name: index for name, index in named.items() if index is not None}
+    tokens = [*head, ids["<task:rephrase>"]]
+    for name, part in (("<instruction>", instruction), ("<before>", before), ("<after>", after)):
+        tokens += [ids[name], *part] if part else []
+    tokens += [ids["<selection>"], *selection, ids["<result>"]]
+    return Prompt(tokens=tuple(tokens))
+
+
+def _textual_rephrase(
+    request: GenerationRequest, tokenizer: TextTokenizer, head: list[int], before: str
+) -> Prompt:
+    """For base models without our tokens: a form they have seen in ordinary text."""
+    russian = detect_language(request.text) == "ru"
+    original, rewritten = ("Исходный текст", "Иначе") if russian else ("Original", "Rewritten")
+    note = f" ({request.instruction})" if request.instruction else ""
+    context = f"{before}\n\n" if before else ""
+    body = f"{context}{original}: {request.text}\n\n{rewritten}{note}:"
+    stop = (f"\n{original}", "\n\n") if "\n" not in request.text else (f"\n{original}",)
+    return Prompt(tokens=(*head, *tokenizer.encode(body)), stop=stop)

@@ -1,0 +1,289 @@
+"""The runtime as the rest of the daemon sees it: start, submit, status, health, close.
+
+Every method may be called from any thread and none of them waits for the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.errors import AdapterNotFound
+from pushkin_runtime.engines.base import Engine, EngineOptions
+from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
+from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, NotReady
+from pushkin_runtime.generate import Generation, Workshop
+from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.inference_thread import InferenceThread
+from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.types import (
+    EventSink,
+    GenerationRequest,
+    Health,
+    RuntimeState,
+    RuntimeStatus,
+    SamplingOverrides,
+)
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 30.0  # a token this recent proves that generation works
+SELF_TEST_S = 5.0  # how long a self-test token may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """How to run a model.
+
+    context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
+    prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
+    max_active: generations taking turns. n_threads: CPU threads of the torch engine.
+    """
+
+    model_dir: Path
+    engine: str = "auto"
+    kv_budget_bytes: int = 1 << 30
+    context_length: int = 4096
+    prefill_chunk: int = 128
+    queue_limit: int = 32
+    max_active: int = 4
+    n_threads: int = 1
+
+
+CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
+
+
+class Runtime:
+    """Owns the inference thread. Build, `start`, use, `close`.
+
+    create: makes the engine; tests and embedders may pass one of their own.
+    Raises EngineUnavailable for an unknown engine name.
+    """
+
+    def __init__(self, options: RuntimeOptions, create: CreateEngine = create_engine) -> None:
+        self.options = options
+        self._choice = choose_engine(options.engine)
+        self._create = create
+        self._lock = threading.Lock()
+        self._running: dict[str, GenerationHandle] = {}
+        self._slots: dict[tuple[str, str], GenerationHandle] = {}
+        self._state: RuntimeState = "loading"
+        self._error: str | None = None
+        self._shop: Workshop | None = None
+        self._load_ms: float | None = None
+        self._n_requests = self._n_tokens = 0
+        self._last_token_at: float | None = None
+        self._last_progress_at = time.monotonic()
+        self._self_test_at: float | None = None
+        self._thread = InferenceThread(
+            self._load,
+            queue_limit=options.queue_limit,
+            max_active=options.max_active,
+            on_finished=self._forget,
+            on_failed_load=self._fail,
+        )
+
+    def start(self) -> None:
+        """Start loading the model on the inference thread; returns at once."""
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
+        """Queue a generation; its events go to `sink` on the inference thread, the last one Done or Failed.
+
+        A newer request for the same document and task supersedes the older one; an older revision than
+        the one running is superseded at once.
+        Raises NotReady, Draining, QueueFull, AdapterNotFound, CapabilityMissing or InvalidRequest.
+        """
+        self._check_ready()
+        self._check_request(request)
+        handle = GenerationHandle(request, sink, self._thread.wake)
+        with self._lock:
+            if request.request_id in self._running:
+                raise InvalidRequest(
+                    "This request id is in use by a request that is still running.",
+                    param="request_id",
+                )
+            older = self._slot_owner(request)
+            self._thread.submit(handle)  # raises before anything is changed
+            self._n_requests += 1
+            self._running[request.request_id] = handle
+            if older is not None and _is_stale(request, older.request):
+                handle.end("superseded")
+            elif request.document_id is not None:
+                self._slots[(request.document_id, request.task)] = handle
+                if older is not None:
+                    older.end("superseded")
+        return handle
+
+    def cancel(self, request_id: str) -> bool:
+        """End a queued or running generation; whether there was one."""
+        handle = self._running.get(request_id)
+        if handle is None:
+            return False
+        handle.cancel()
+        return True
+
+    def status(self) -> RuntimeStatus:
+        """A snapshot; numbers of the inference thread may be one step old."""
+        shop = self._shop
+        age = None if self._last_token_at is None else time.monotonic() - self._last_token_at
+        return RuntimeStatus(
+            state=self._state,
+            error=self._error,
+            engine=self._choice.name,
+            engine_reason=self._choice.reason,
+            model=shop.engine.info if shop else None,
+            load_ms=self._load_ms,
+            n_queued=self._thread.n_queued,
+            n_active=self._thread.n_active,
+            queue_limit=self.options.queue_limit,
+            n_requests=self._n_requests,
+            n_tokens=self._n_tokens,
+            kv_entries=shop.cache.n_entries if shop else 0,
+            kv_bytes=shop.cache.n_bytes if shop else 0,
+            kv_budget_bytes=self.options.kv_budget_bytes,
+            last_token_age_s=age,
+        )
+
+    def health(self) -> Health:
+        """Whether generation works, proved by a recent token; asks for a self-test token when idle.
+
+        The first look after a quiet time starts the test and trusts it; a test that has not produced
+        its token within SELF_TEST_S is a dead generation.
+        """
+        if self._state == "loading":
+            return Health(ok=False, state="loading", reason="the model is loading", retry_after_s=1)
+        if self._state != "ready":
+            reason = self._error or "shutting down"
+            return Health(ok=False, state=self._state, reason=reason)
+        now = time.monotonic()
+        if self._last_token_at is not None and now - self._last_token_at < FRESH_S:
+            return self._healthy("a token was produced recently")
+        if self._thread.n_active or self._thread.n_queued:
+            if now - self._last_progress_at < FRESH_S:
+                return self._healthy("work is making progress")
+            return Health(ok=False, state="ready", reason="work is queued but nothing moves")
+        if self._self_test_at is None:
+            self._start_self_test(now)
+        elif now - self._self_test_at > SELF_TEST_S:
+            return Health(ok=False, state="ready", reason="the self-test token did not come")
+        return self._healthy("idle; a self-test token is on its way")
+
+    def close(self, *, drain_s: float) -> bool:
+        """End open generations as cancelled and release the model; whether it stopped in `drain_s`."""
+        self._state = "draining"
+        return self._thread.close(drain_s)
+
+    # -- on the inference thread ----------------------------------------------------------------
+
+    def _load(self) -> Workshop:
+        started = time.monotonic()
+        engine = self._create(
+            self._choice,
+            EngineOptions(
+                model_dir=self.options.model_dir,
+                context_length=self.options.context_length,
+                n_threads=self.options.n_threads,
+            ),
+        )
+        cache = PromptCache(engine, self.options.kv_budget_bytes)
+        shop = Workshop(engine, cache, self.options.prefill_chunk, self._note_progress)
+        self._warm_up(shop)
+        self._load_ms = (time.monotonic() - started) * 1000
+        self._shop = shop
+        if self._state == "loading":
+            self._state = "ready"
+        log.info("model loaded", extra={"engine": engine.name, "load_ms": round(self._load_ms)})
+        return shop
+
+    def _warm_up(self, shop: Workshop) -> None:
+        """Produce one token before the first request does: it pays for lazy initialisation."""
+        handle = GenerationHandle(_self_test_request(), lambda _: None, lambda: None)
+        for _ in Generation(handle, shop).run():
+            pass
+        shop.cache.clear()
+
+    def _note_progress(self, n_tokens: int) -> None:
+        self._last_progress_at = time.monotonic()
+        if n_tokens:
+            self._n_tokens += n_tokens
+            self._last_token_at = self._last_progress_at
+            self._self_test_at = None
+
+    def _forget(self, handle: GenerationHandle) -> None:
+        request = handle.request
+        with self._lock:
+            self._running.pop(request.request_id, None)
+            slot = (request.document_id or "", request.task)
+            if self._slots.get(slot) is handle:
+                del self._slots[slot]
+
+    def _fail(self, error: Exception) -> None:
+        self._error = str(error)
+        self._state = "failed"
+        log.error("model not loaded", extra={"error_type": type(error).__name__})
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _healthy(self, reason: str) -> Health:
+        return Health(ok=True, state="ready", reason=reason)
+
+    def _check_ready(self) -> None:
+        if self._state == "loading":
+            raise NotReady("The model is still loading; ask again in a second.", retry_after_s=1)
+        if self._state == "failed":
+            raise NotReady(f"The model could not be loaded: {self._error}", retry_after_s=None)
+        if self._state == "draining":
+            raise Draining("The daemon is shutting down; ask again when it is back.")
+
+    def _check_request(self, request: GenerationRequest) -> None:
+        """Refuse what cannot be done while a real status code can still be given."""
+        for index, adapter in enumerate(request.adapters or ()):
+            raise AdapterNotFound(
+                f"No adapter {adapter.name!r} is installed. Leave `adapters` out, or send [] for the "
+                "bare base model.",
+                param=f"adapters[{index}].name",
+            )
+        if request.quality == "best":
+            raise CapabilityMissing(
+                'quality "best" needs the writing-quality reward model, which is not installed; '
+                'use "fast" or "balanced".',
+                param="quality",
+            )
+        if request.persona.documents or request.persona.exclude:
+            raise InvalidRequest(
+                "No documents are indexed, so the persona cannot be limited to some of them; "
+                'send "auto" or "off".',
+                param="persona",
+            )
+
+    def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
+        if request.document_id is None:
+            return None
+        return self._slots.get((request.document_id, request.task))
+
+    def _start_self_test(self, now: float) -> None:
+        self._self_test_at = now
+        handle = GenerationHandle(_self_test_request(), lambda _: None, self._thread.wake)
+        self._thread.submit(handle)
+
+
+def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
+    if new.revision is None or running.revision is None:
+        return False
+    return new.revision < running.revision
+
+
+def _self_test_request() -> GenerationRequest:
+    return GenerationRequest(
+        request_id=f"self-test-{uuid.uuid4().hex}",
+        task="continue",
+        text="A",
+        max_tokens=1,
+        sampling=SamplingOverrides(temperature=0.0),
+    )

@@ -1,0 +1,276 @@
+"""What crosses the runtime's border: requests in, events out. Plain frozen data, no behaviour.
+
+Text is verbatim on both sides: nothing here strips, normalises or re-encodes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Task = Literal["continue", "rephrase", "story"]
+FinishReason = Literal["stop", "length", "cancelled", "superseded", "deadline"]
+Quality = Literal["fast", "balanced", "best"]
+SamplingOrder = Literal["min_p_first", "temperature_first"]
+RuntimeState = Literal["loading", "ready", "failed", "draining"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Everything that turns logits into a token.
+
+    temperature: 0 is greedy. min_p: threshold as a share of the most likely token's probability, 0 off.
+    top_p: 1 off. top_k: 0 off. repetition_penalty: 1 off (CTRL, arXiv:1909.05858).
+    seed: None draws one; the one used is reported back. order: which of min-p and temperature is first;
+    "min_p_first" is the brief's seven steps and the default (see `sampling.py`).
+    """
+
+    temperature: float = 1.0
+    min_p: float = 0.10
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    order: SamplingOrder = "min_p_first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOverrides:
+    """The caller's part of `SamplingParams`: None means the task's default, moved by the persona."""
+
+    temperature: float | None = None
+    min_p: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    order: SamplingOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """One LoRA adapter by name, with the factor its update is multiplied by."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaRequest:
+    """How much of the user's persona to use: mode "off" ignores the rest.
+
+    strength: 0 to 2, 1 as trained. documents / exclude: ids the persona is limited to or built without.
+    """
+
+    mode: Literal["auto", "off"] = "auto"
+    strength: float = 1.0
+    documents: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """Control codes; None leaves the choice to the runtime (language: detected from the text)."""
+
+    genre: str | None = None
+    register: str | None = None
+    tone: str | None = None
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One piece of writing to do.
+
+    text: before the caret (continue), the selection (rephrase), the premise (story).
+    suffix: after the caret; candidates are chosen so that they lead into it (continue only).
+    before / after / instruction: around the selection (rephrase only).
+    document_id, revision: a newer request for the same document and task supersedes an older one.
+    max_tokens: None means the task's own default (`prompt.default_max_tokens`).
+    adapters: None means the task's default set, () the bare base model.
+    deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
+    """
+
+    request_id: str
+    task: Task
+    text: str
+    suffix: str = ""
+    before: str = ""
+    after: str = ""
+    instruction: str = ""
+    document_id: str | None = None
+    revision: int | None = None
+    max_tokens: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    sampling: SamplingOverrides = field(default_factory=SamplingOverrides)
+    adapters: tuple[AdapterRef, ...] | None = None
+    persona: PersonaRequest = field(default_factory=PersonaRequest)
+    control: Control = field(default_factory=Control)
+    quality: Quality = "fast"
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonaSource:
+    """A document's share of the persona; weights sum to 1."""
+
+    document_id: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaUsed:
+    """The persona that conditioned an answer; version 0 is no persona."""
+
+    version: int = 0
+    strength: float = 0.0
+    sources: tuple[PersonaSource, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts; `cached_tokens` of the prompt came from the KV cache, not from prefill."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Milliseconds since `submit` by stage; `ttft_ms` is None when no text was produced."""
+
+    queue_ms: float
+    adapter_ms: float
+    persona_ms: float
+    prefill_ms: float
+    ttft_ms: float | None
+    decode_ms: float
+    total_ms: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One alternative; `score` is its mean log-probability per token (nats), suffix included."""
+
+    index: int
+    text: str
+    finish_reason: FinishReason
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """The whole answer; when drafts were scored, index 0 is the best of them."""
+
+    request_id: str
+    model: str
+    adapters: tuple[AdapterRef, ...]
+    persona: PersonaUsed
+    sampling: SamplingParams
+    choices: tuple[Choice, ...]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """First event of every generation that leaves the queue."""
+
+    request_id: str
+    model: str
+    adapters: tuple[AdapterRef, ...]
+    persona: PersonaUsed
+    sampling: SamplingParams
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Work that delays the first token: `n_done` of `n_total` prompt tokens are in the cache."""
+
+    stage: Literal["prefill"]
+    n_done: int
+    n_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text to append to choice `index`; never ends inside a code point or a stop string."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Last event of a generation that did not fail (cancelled and superseded ones included)."""
+
+    result: GenerationResult
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Last event of a generation that broke after it was accepted."""
+
+    error: Exception
+
+
+Event = Started | Progress | Delta | Done | Failed
+
+EventSink = Callable[[Event], None]
+"""Receives every event of one generation, in order, on the inference thread; must not block or raise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The loaded base model. digest: SHA-256 (hex) over its manifest; window: sliding window in tokens."""
+
+    id: str
+    digest: str
+    n_parameters: int
+    n_bytes: int
+    n_layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    window: int
+    quantization: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeStatus:
+    """A snapshot for `/v1/status`: numbers and names only, never text.
+
+    engine_reason: why this engine was chosen. last_token_age_s: None before the first token.
+    """
+
+    state: RuntimeState
+    error: str | None
+    engine: str
+    engine_reason: str
+    model: ModelInfo | None
+    load_ms: float | None
+    n_queued: int
+    n_active: int
+    queue_limit: int
+    n_requests: int
+    n_tokens: int
+    kv_entries: int
+    kv_bytes: int
+    kv_budget_bytes: int
+    last_token_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether a token was really produced recently; `reason` says what is wrong or what proved it."""
+
+    ok: bool
+    state: RuntimeState
+    reason: str
+    retry_after_s: int | None = None
