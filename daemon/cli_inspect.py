@@ -1,0 +1,138 @@
+"""Commands that only look: `status`, `token`, `config show`, `models list`, `version`."""
+
+from __future__ import annotations
+
+import click
+
+from daemon import __version__
+from daemon.cli_options import json_option, load_config, port_option
+from daemon.errors import NotRunning
+from daemon.terminal import print_error, print_facts, print_json, print_note, print_table
+
+
+@click.command()
+@json_option
+@port_option
+def status(port: int | None, as_json: bool) -> int:
+    """Say what the running daemon is doing. Exit code 3: none is running."""
+    from daemon.client import DaemonClient, require_daemon
+
+    loaded = load_config(port)
+    try:
+        endpoint = require_daemon(loaded)
+    except NotRunning as error:
+        if as_json:
+            print_json({"running": False, "reason": str(error)})
+        else:
+            print_error(str(error))
+        return error.exit_code
+    with DaemonClient(loaded, endpoint) as client:
+        answer = client.get("/v1/status")
+    process = {"running": True, "pid": endpoint.pid, "port": endpoint.port}
+    if as_json:
+        print_json(process | answer)
+    else:
+        print_facts(process | _flat(answer))
+    return 0
+
+
+@click.command()
+@click.option("--rotate", is_flag=True, help="Make a new one; the old one ends at the restart.")
+@json_option
+def token(rotate: bool, as_json: bool) -> None:
+    """Print the token that requests must carry: `Authorization: Bearer <token>`."""
+    from daemon.auth_token import ensure_token, rotate_token
+    from daemon.instance import find_daemon
+    from daemon.paths import prepare
+
+    loaded = load_config()
+    prepare(loaded.paths)
+    path = loaded.paths.token_file
+    value = rotate_token(path) if rotate else ensure_token(path)
+    if as_json:
+        print_json({"token": value, "file": str(path)})
+    else:
+        click.echo(value)
+    if rotate and find_daemon(loaded.paths):
+        print_note("The running daemon takes the old token until it is restarted.")
+
+
+@click.group("config")
+def config_group() -> None:
+    """Look at the configuration."""
+
+
+@config_group.command("show")
+@json_option
+@port_option
+def config_show(port: int | None, as_json: bool) -> None:
+    """Print every setting, its value, and where the value comes from."""
+    from daemon.config import leaves
+
+    loaded = load_config(port)
+    values: dict[str, tuple[object, str]] = {"home": (str(loaded.paths.home), loaded.home_origin)}
+    for name, value in leaves(loaded.config).items():
+        values[name] = (value, loaded.origins[name])
+    if as_json:
+        print_json({name: {"value": v, "origin": o} for name, (v, o) in values.items()})
+    else:
+        print_table(("setting", "value", "from"), [(name, *pair) for name, pair in values.items()])
+
+
+@click.group("models")
+def models_group() -> None:
+    """Look at the models on this machine."""
+
+
+@models_group.command("list")
+@json_option
+def models_list(as_json: bool) -> None:
+    """List the models that can be served; * is the configured one."""
+    from daemon.models import list_models
+
+    loaded = load_config()
+    models = list_models(loaded)
+    if as_json:
+        print_json([model.as_dict() for model in models])
+        return
+    rows: list[tuple[object, ...]] = [
+        ("*" if m.configured else " ", m.name, f"{m.n_bytes / 1e6:.1f} MB", m.origin, m.folder)
+        for m in models
+    ]
+    print_table(("", "model", "size", "from", "folder"), rows)
+    if not any(model.configured for model in models):
+        name = loaded.config.runtime.model
+        print_note(f"The configured model {name} is not among them ({loaded.paths.models}).")
+
+
+@click.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Print the versions to name in a bug report."""
+    import platform
+    from importlib import metadata
+
+    versions: dict[str, object] = {
+        "pushkin": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+    for name in ("mlx", "torch", "fastapi", "uvicorn"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    if as_json:
+        print_json(versions)
+    else:
+        print_facts(versions)
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested objects as one level: {"model": {"id": …}} becomes {"model.id": …}."""
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    facts: dict[str, object] = {}
+    for name, inner in value.items():
+        facts |= _flat(inner, f"{prefix}{name}.")
+    return facts

@@ -1,0 +1,205 @@
+"""The daemon over HTTP, as the command line sees it. Loopback only, never through a proxy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from daemon.auth_token import read_token
+from daemon.errors import (
+    AuthError,
+    DaemonError,
+    InputError,
+    LoadFailed,
+    NotRunning,
+    RequestFailed,
+    TryLater,
+)
+from daemon.instance import Endpoint, find_daemon
+from daemon.writing import Body, Finished, Piece, Task, Waiting, WritingEvent
+
+if TYPE_CHECKING:
+    import httpx
+
+    from daemon.config import Loaded
+
+_CONNECT_TIMEOUT_S = 2.0
+_READ_TIMEOUT_S = 60.0  # the daemon sends a comment every 15 s
+_LOADING_TIMEOUT_S = 120.0
+_LOADING_PAUSE_S = 0.2
+
+
+def require_daemon(loaded: Loaded) -> Endpoint:
+    """Return the live daemon of this home, or raise NotRunning with what to do."""
+    endpoint = find_daemon(loaded.paths)
+    port, origin = loaded.config.server.port, loaded.origins["server.port"]
+    if endpoint is None:
+        raise NotRunning(
+            f"No pushkin daemon of {loaded.paths.home} is running. Start one with `pushkin serve`."
+        )
+    if origin.startswith(("--", "PUSHKIN_")) and endpoint.port != port:
+        raise NotRunning(
+            f"No pushkin daemon on port {port} ({origin}): "
+            f"the one of {loaded.paths.home} listens on {endpoint.port}."
+        )
+    return endpoint
+
+
+class DaemonClient:
+    """One connection to the daemon; a context manager. Errors are DaemonErrors."""
+
+    def __init__(self, loaded: Loaded, endpoint: Endpoint) -> None:
+        import httpx
+
+        # Without authentication there may be no token yet: the daemon then asks for none.
+        token_file = loaded.paths.token_file
+        token = read_token(token_file) if token_file.exists() else ""
+        self._http = httpx.Client(
+            base_url=f"http://127.0.0.1:{endpoint.port}",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> DaemonClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON object at `path`."""
+        with _translated():
+            response = self._http.get(path)
+            if response.is_error:
+                raise _refusal(response)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    def is_healthy(self) -> bool:
+        """Whether `/health` says that tokens are produced."""
+        import httpx
+
+        try:
+            return self._http.get("/health").is_success
+        except httpx.HTTPError:
+            return False
+
+    def write(
+        self, task: Task, body: Body, *, sleep: Callable[[float], None] = time.sleep
+    ) -> Iterator[WritingEvent]:
+        """Yield the events of one generation; closing the iterator cancels it in the daemon.
+
+        Waits up to two minutes for a model that is still loading.
+        """
+        deadline = time.monotonic() + _LOADING_TIMEOUT_S
+        while True:
+            with (
+                _translated(),
+                self._http.stream("POST", f"/v1/{task}", json={**body, "stream": True}) as response,
+            ):
+                if response.is_success:
+                    yield from _events(response.iter_bytes())
+                    return
+                response.read()
+                if not _is_loading(response) or time.monotonic() >= deadline:
+                    raise _refusal(response)
+            yield Waiting("the model is loading")
+            sleep(_LOADING_PAUSE_S)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn httpx's errors into ours, in this one place."""
+    import httpx
+
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise NotRunning("The daemon does not accept connections any more.") from error
+    except httpx.HTTPError as error:
+        raise RequestFailed(
+            f"The daemon broke the connection off ({type(error).__name__}). "
+            "`pushkin status` says whether it is still there."
+        ) from error
+
+
+def parse_sse(chunks: Iterator[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (event, data) of a server-sent event stream cut into chunks anywhere.
+
+    Lines end at LF only: text may hold U+2028 and its like, where `str.splitlines` would cut.
+    """
+    pending = b""
+    event, data = "message", b""
+    for chunk in chunks:
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            name, _, value = line.removesuffix(b"\r").partition(b":")
+            if name == b"event":
+                event = value.removeprefix(b" ").decode()
+            elif name == b"data":
+                data += value.removeprefix(b" ")
+            elif not line.strip(b"\r") and data:
+                yield event, json.loads(data)
+                event, data = "message", b""
+
+
+def _events(chunks: Iterator[bytes]) -> Iterator[WritingEvent]:
+    for event, data in parse_sse(chunks):
+        if event == "delta":
+            yield Piece(data["index"], data["text"])
+        elif event == "progress":
+            yield Waiting("reading the text")
+        elif event == "done":
+            yield Finished(data)
+            return
+        elif event == "error":
+            raise fault(data["error"], status=None)
+    raise RequestFailed("The daemon ended the stream before the text was finished.")
+
+
+def _is_loading(response: httpx.Response) -> bool:
+    return (
+        response.status_code == 503
+        and "Retry-After" in response.headers
+        and _error_of(response).get("code") == "not_ready"
+    )
+
+
+def _refusal(response: httpx.Response) -> DaemonError:
+    return fault(_error_of(response), status=response.status_code)
+
+
+def _error_of(response: httpx.Response) -> dict[str, Any]:
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def fault(error: dict[str, Any], *, status: int | None) -> DaemonError:
+    """Return the exception for an API error body; its class decides the exit code."""
+    message = error.get("message") or f"The daemon answered with status {status}."
+    code = error.get("code")
+    if status == 401:
+        return AuthError(
+            "The daemon refused the token: it may have been rotated since the daemon started. "
+            "Restart the daemon (`pushkin service restart`, or stop and start `pushkin serve`)."
+        )
+    if code in ("queue_full", "draining"):
+        return TryLater(message)
+    if code == "not_ready":
+        return LoadFailed(message)
+    if status is not None and 400 <= status < 500:
+        return InputError(message)
+    return RequestFailed(message)

@@ -1,0 +1,190 @@
+"""From a checked configuration to a serving process and back: the one place that ties the knots."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from daemon import __version__
+from daemon.auth_token import ensure_token
+from daemon.config import Loaded
+from daemon.errors import DaemonError, LoadFailed
+from daemon.instance import (
+    Endpoint,
+    InstanceLock,
+    publish_endpoint,
+    record_refusal,
+    withdraw_endpoint,
+)
+from daemon.logs import start_logging, stop_logging
+from daemon.paths import Paths, find_model, prepare
+from daemon.server import Hooks, run_server
+from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+
+if TYPE_CHECKING:
+    from pushkin_runtime.runtime import Runtime, RuntimeOptions
+
+log = logging.getLogger(__name__)
+
+_LAUNCHD_LOG_LIMIT = 1_000_000
+
+
+class Announcer(Protocol):
+    """Tells the person or the script that started the daemon; called on the main thread."""
+
+    def listening(self, listeners: Listeners) -> None:
+        """The sockets are open, the model is loading."""
+
+    def ready(self, endpoint: Endpoint, token: str | None, token_file: Path) -> None:
+        """The model answers. token: None when the daemon runs without authentication."""
+
+    def stopping(self) -> None:
+        """No new work is taken; also called when the model could not be loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
+
+    loaded: Loaded
+    announcer: Announcer
+    under_launchd: bool = False
+
+
+def serve(serving: Serving) -> None:
+    """Run the daemon until it is told to stop; raises DaemonError when it cannot start.
+
+    Never forks: launchd, systemd and a terminal all want the process they started.
+    """
+    paths = serving.loaded.paths
+    harden_process()
+    prepare(paths)
+    with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
+        withdraw_endpoint(paths)
+        token = ensure_token(paths.token_file) if serving.loaded.config.server.auth else None
+        listeners = _open_listeners(serving)
+        try:
+            endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
+            lock.record(endpoint)
+            serving.announcer.listening(listeners)
+            _run(serving, listeners, endpoint, token)
+        finally:
+            listeners.close()
+            withdraw_endpoint(paths)
+
+
+def refuse_under_launchd(paths: Paths, error: DaemonError) -> None:
+    """Leave word and release launchd's sockets; the caller then exits 0 and launchd lets it be."""
+    with contextlib.suppress(DaemonError, OSError):
+        prepare(paths)
+        record_refusal(paths, str(error))
+    with contextlib.suppress(DaemonError):
+        inherited = inherit_from_launchd()
+        if inherited:
+            turn_away(inherited)
+
+
+def harden_process() -> None:
+    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def build_runtime(loaded: Loaded) -> Runtime:
+    """Return the runtime of this configuration, not yet started."""
+    from pushkin_runtime.errors import RuntimeFault
+    from pushkin_runtime.runtime import Runtime
+
+    try:
+        return Runtime(_runtime_options(loaded))
+    except RuntimeFault as error:
+        raise LoadFailed(str(error)) from error
+
+
+def _runtime_options(loaded: Loaded) -> RuntimeOptions:
+    from pushkin_runtime.runtime import RuntimeOptions
+
+    runtime = loaded.config.runtime
+    return RuntimeOptions(
+        model_dir=find_model(runtime.model, loaded.paths),
+        engine=runtime.engine,
+        kv_budget_bytes=runtime.kv_budget_mb * 2**20,
+        context_length=runtime.context_length,
+        prefill_chunk=runtime.prefill_chunk,
+        queue_limit=runtime.queue_limit,
+        max_active=runtime.max_active,
+        n_threads=runtime.threads,
+    )
+
+
+def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str | None) -> None:
+    started = time.monotonic()
+    runtime = build_runtime(serving.loaded)
+    runtime.start()  # loads on its own thread while the web framework is imported here
+    from api.app import create_app
+    from api.services import Services, loopback_hosts
+
+    app = create_app(
+        Services(
+            runtime=runtime,
+            auth_token=token,
+            allowed_hosts=loopback_hosts(listeners.port),
+            version=__version__,
+            started_at=time.time(),
+        )
+    )
+    paths = serving.loaded.paths
+    failures: list[str] = []
+
+    def ready() -> None:
+        publish_endpoint(paths, endpoint)
+        log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
+        serving.announcer.ready(endpoint, token, paths.token_file)
+
+    def failed(reason: str) -> bool:
+        # Under launchd a daemon that stays and says why beats one that is restarted for ever.
+        failures.append(reason)
+        return not serving.under_launchd
+
+    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, serving.announcer.stopping))
+    if failures and not serving.under_launchd:
+        raise LoadFailed(failures[0])
+
+
+def _open_listeners(serving: Serving) -> Listeners:
+    inherited = inherit_from_launchd() if serving.under_launchd else None
+    if inherited:
+        return inherited
+    return open_loopback(serving.loaded.config.server.port)
+
+
+@contextlib.contextmanager
+def _diagnostics(serving: Serving) -> Iterator[None]:
+    """Log to files for the life of the daemon: events, and the stacks of a native crash."""
+    paths, level = serving.loaded.paths, serving.loaded.config.log.log_level
+    if serving.under_launchd:
+        _bound_launchd_log()
+    handler = start_logging(paths.log_file, level)
+    with paths.faults_file.open("ab") as faults:
+        faulthandler.enable(faults)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+            stop_logging(handler)
+
+
+def _bound_launchd_log() -> None:
+    """Empty launchd's error log when it has grown: launchd never rotates it."""
+    with contextlib.suppress(OSError):
+        if os.fstat(sys.stderr.fileno()).st_size > _LAUNCHD_LOG_LIMIT:
+            os.ftruncate(sys.stderr.fileno(), 0)

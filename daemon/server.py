@@ -1,0 +1,124 @@
+"""Run the web application on open sockets until a signal, then drain.
+
+uvicorn's own `serve` re-raises the signal it was stopped with (exit by SIGTERM, not 0) and wakes
+ten times a second for ever; its public steps are called here instead, around an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from socket import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from pushkin_runtime.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 3.0  # open generations: cancelled at once, so this is for the step in flight
+_CLOSE_S = 1  # connections whose client does not read
+_GIVE_UP_S = 4.8  # whatever hangs, the process is gone before 5 s
+_KEEP_ALIVE_S = 120  # a writer's pause; the editor keeps its connection
+_READY_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Called on the main thread. failed: gets the reason; returns whether to stop."""
+
+    ready: Callable[[], None]
+    failed: Callable[[str], bool]
+    stopping: Callable[[], None]
+
+
+def run_server(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+    """Serve until SIGTERM or SIGINT; returns when every stream has ended, in at most 5 s."""
+    asyncio.run(_serve(app, sockets, runtime, hooks))
+
+
+async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_CLOSE_S,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    await server.startup(sockets=sockets)
+    watcher = asyncio.create_task(_watch_loading(runtime, hooks, stop))
+    await stop.wait()
+
+    started = time.monotonic()
+    _limit_drain()
+    log.info("draining")
+    hooks.stopping()
+    watcher.cancel()
+    await _close_runtime(runtime)
+    await server.shutdown(sockets=sockets)
+    log.info("drained", extra={"drain_ms": round((time.monotonic() - started) * 1000)})
+
+
+async def _watch_loading(runtime: Runtime, hooks: Hooks, stop: asyncio.Event) -> None:
+    """Poll only while the model loads; an idle daemon does not wake up."""
+    while True:
+        status = runtime.status()
+        if status.state == "ready":
+            log.info("ready", extra={"engine": status.engine, "load_ms": status.load_ms})
+            hooks.ready()
+            return
+        if status.state != "loading":
+            log.error("model not loaded", extra={"engine": status.engine})
+            if hooks.failed(status.error or "no reason given"):
+                stop.set()
+            return
+        await asyncio.sleep(_READY_POLL_S)
+
+
+async def _close_runtime(runtime: Runtime) -> None:
+    """Close on a thread of its own, so that the ends of the streams still reach their clients."""
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def close() -> None:
+        try:
+            runtime.close(drain_s=DRAIN_S)
+        finally:
+            loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=close, name="drain", daemon=True).start()
+    await closed.wait()
+
+
+def _limit_drain() -> None:
+    """End the process if draining hangs in native code; exit 0, or launchd would start it again."""
+
+    def give_up() -> None:
+        log.error("drain gave up", extra={"after_s": _GIVE_UP_S})
+        os._exit(0)
+
+    timer = threading.Timer(_GIVE_UP_S, give_up)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,165 @@
+"""The listening sockets: inherited from launchd, or bound here. Loopback only, always.
+
+launchd holds the port while the daemon is down, so nobody can squat on it and collect tokens, and
+connections wait in its backlog instead of being refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.errors import PortTaken, SocketsUnusable
+from daemon.port_owner import PortOwner, find_port_owner
+
+LAUNCHD_SOCKET_NAMES = ("http4", "http6")
+_BACKLOG = 128
+_EPHEMERAL_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Open sockets on one port; notes: what the user may want to know about them."""
+
+    sockets: list[socket.socket]
+    port: int
+    notes: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+
+    @property
+    def addresses(self) -> list[str]:
+        """`host:port` of each socket, IPv6 in brackets."""
+        return [
+            f"[{s.getsockname()[0]}]:{self.port}"
+            if s.family == socket.AF_INET6
+            else f"{s.getsockname()[0]}:{self.port}"
+            for s in self.sockets
+        ]
+
+
+def open_loopback(
+    port: int, *, find_owner: Callable[[int], PortOwner | None] = find_port_owner
+) -> Listeners:
+    """Listen on 127.0.0.1 and ::1; port 0 takes one that is free on both.
+
+    Raises PortTaken with the owner. A machine without IPv6 gets 127.0.0.1 and a note.
+    """
+    attempts = 1 if port else _EPHEMERAL_ATTEMPTS
+    for attempt in range(attempts):
+        ipv4 = _listen(socket.AF_INET, "127.0.0.1", port, find_owner)
+        chosen = ipv4.getsockname()[1]
+        try:
+            ipv6 = _listen(socket.AF_INET6, "::1", chosen, find_owner)
+        except PortTaken:
+            ipv4.close()
+            if attempt == attempts - 1:
+                raise
+        except OSError as error:
+            note = f"IPv6 loopback is not available ({error.strerror}): 127.0.0.1 only"
+            return Listeners([ipv4], chosen, (note,))
+        else:
+            return Listeners([ipv4, ipv6], chosen)
+    raise AssertionError("unreachable")
+
+
+def _listen(
+    family: socket.AddressFamily,
+    host: str,
+    port: int,
+    find_owner: Callable[[int], PortOwner | None],
+) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            owner = find_owner(port)
+            raise PortTaken(
+                f"Port {port} is taken by {owner or 'another process'}. "
+                "Stop it, or choose another port with --port or PUSHKIN_PORT."
+            ) from error
+        if error.errno == errno.EACCES:
+            raise SocketsUnusable(
+                f"Port {port} needs root rights. Choose one from 1024 on with --port."
+            ) from error
+        raise
+    return listener
+
+
+def inherit_from_launchd(library: Any = None) -> Listeners | None:
+    """Return the sockets launchd opened for us, or None when it opened none.
+
+    library: what exports `launch_activate_socket` and `free`; the process itself by default.
+    Works once per process: launchd hands the sockets over at the first call.
+    """
+    library = ctypes.CDLL(None) if library is None else library
+    sockets = [s for name in LAUNCHD_SOCKET_NAMES for s in _activate(library, name)]
+    if not sockets:
+        return None
+    try:
+        port = _checked_port(sockets)
+    except SocketsUnusable:
+        Listeners(sockets, 0).close()
+        raise
+    return Listeners(sockets, port)
+
+
+def _activate(library: Any, name: str) -> list[socket.socket]:
+    try:
+        activate = library.launch_activate_socket
+    except AttributeError:
+        return []  # not macOS
+    int_pointer = ctypes.POINTER(ctypes.c_int)
+    size_pointer = ctypes.POINTER(ctypes.c_size_t)
+    activate.argtypes = [ctypes.c_char_p, ctypes.POINTER(int_pointer), size_pointer]
+    activate.restype = ctypes.c_int
+    library.free.argtypes = [ctypes.c_void_p]
+    library.free.restype = None
+    array, count = int_pointer(), ctypes.c_size_t()
+    code = activate(name.encode(), ctypes.byref(array), ctypes.byref(count))
+    if code in (errno.ESRCH, errno.ENOENT):
+        return []  # not a child of launchd, or a plist without Sockets
+    if code:
+        raise SocketsUnusable(f"launchd gave no socket {name!r}: {os.strerror(code)}")
+    descriptors = [array[i] for i in range(count.value)]
+    library.free(ctypes.cast(array, ctypes.c_void_p))
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+
+def _checked_port(sockets: list[socket.socket]) -> int:
+    names = [s.getsockname() for s in sockets]
+    foreign = [n[0] for n in names if not ipaddress.ip_address(n[0]).is_loopback]
+    ports = {n[1] for n in names}
+    if foreign or len(ports) != 1:
+        raise SocketsUnusable(
+            f"launchd's sockets are {names}, expected one port on loopback addresses only. "
+            "Run `pushkin service install` again."
+        )
+    return int(ports.pop())
+
+
+def turn_away(listeners: Listeners) -> None:
+    """Accept and close what waits, so that launchd does not start us again for it, then close."""
+    for listener in listeners.sockets:
+        listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+    listeners.close()
