@@ -1,0 +1,44 @@
+"""The application, assembled in one place."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from api.errors import CODES, answer_error
+from api.request_scope import RequestScopeMiddleware
+from api.routes import health, models, requests, writing
+from api.security import SecurityMiddleware
+from api.services import Services
+from api.validation import answer_invalid_request
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build the ASGI application around a runtime; it starts nothing and holds no other state."""
+    app = FastAPI(
+        openapi_url=None,  # and with it /docs and /redoc
+        redirect_slashes=False,
+        # FastAPI's own telemetry records exception messages, and the environment can switch it on.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+        middleware=[
+            Middleware(RequestScopeMiddleware),
+            Middleware(SecurityMiddleware, services=services),
+        ],
+        exception_handlers={
+            **dict.fromkeys(CODES, answer_error),
+            HTTPException: answer_error,
+            RequestValidationError: answer_invalid_request,
+        },
+    )
+    app.state.services = services
+    for module in (writing, requests, models, health):
+        app.include_router(module.router)
+    return app

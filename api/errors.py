@@ -1,0 +1,219 @@
+"""The one place that knows HTTP status codes.
+
+Every answer that is not a success has the body
+`{"error": {"code", "message", "type", "param", "request_id"}}`. `STATUSES` lists every code the API can
+send; `CODES` translates the exceptions of the lower floors, most specific class first (MRO).
+The API's own refusals are `ApiError`s raised with a code.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from adapters.errors import AdapterError, AdapterNotFound
+from api.json_text import json_bytes
+from pushkin_runtime import errors as runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("pushkin.api")
+
+STATUSES: dict[str, int] = {
+    "invalid_json": 400,
+    "invalid_unicode": 400,
+    "unknown_field": 400,
+    "missing_field": 400,
+    "invalid_type": 400,
+    "invalid_value": 400,
+    "text_empty": 400,
+    "invalid_request": 400,
+    "adapter_error": 400,
+    "body_timeout": 400,  # not 408: the official OpenAI client would send the same body again
+    "unauthorized": 401,
+    "origin_refused": 403,
+    "cross_site_refused": 403,
+    "preflight_refused": 403,
+    "unknown_path": 404,
+    "adapter_not_found": 404,
+    "model_not_found": 404,
+    "request_not_found": 404,
+    "method_not_allowed": 405,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "host_refused": 421,
+    "client_closed": 499,  # for the log: nobody is left to read it
+    "internal_error": 500,
+    "runtime_error": 500,
+    "model_error": 500,
+    "model_corrupt": 500,
+    "model_unsupported": 500,
+    "engine_unavailable": 500,
+    "engine_failed": 500,
+    "capability_missing": 501,
+    "not_ready": 503,
+    "queue_full": 503,
+    "draining": 503,
+}
+
+CODES: dict[type[Exception], str] = {
+    runtime.RuntimeFault: "runtime_error",
+    runtime.ModelError: "model_error",
+    runtime.ModelNotFound: "model_not_found",
+    runtime.ModelCorrupt: "model_corrupt",
+    runtime.ModelUnsupported: "model_unsupported",
+    runtime.EngineUnavailable: "engine_unavailable",
+    runtime.EngineFailed: "engine_failed",
+    runtime.InvalidRequest: "invalid_request",
+    runtime.CapabilityMissing: "capability_missing",
+    runtime.NotReady: "not_ready",
+    runtime.QueueFull: "queue_full",
+    runtime.Draining: "draining",
+    AdapterError: "adapter_error",
+    AdapterNotFound: "adapter_not_found",
+    ClientDisconnect: "client_closed",
+}
+
+# launchd starts the next daemon within about this long.
+DRAINING_RETRY_AFTER_S = 2
+
+INTERNAL_MESSAGE = (
+    "the daemon failed in an unexpected way; its log has the place under this request_id"
+)
+
+
+class ErrorDetail(TypedDict):
+    """What went wrong; `message` never contains the user's text."""
+
+    code: str
+    message: str
+    type: str
+    param: str | None
+    request_id: str
+
+
+class ErrorBody(TypedDict):
+    """The body of every answer that is not a success, and of the SSE event `error`."""
+
+    error: ErrorDetail
+
+
+class ApiError(HTTPException):
+    """A refusal with a code of `STATUSES`; an HTTPException so that FastAPI lets it through unchanged."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(STATUSES[code], detail=message, headers=headers)
+        self.code = code
+        self.param = param
+
+    def body(self, request_id: str) -> ErrorBody:
+        """The error as the client reads it, in an answer or in an SSE event."""
+        return {
+            "error": {
+                "code": self.code,
+                "message": self.detail,
+                "type": _type_of(self.status_code),
+                "param": self.param,
+                "request_id": request_id,
+            }
+        }
+
+    def response(self, request_id: str) -> Response:
+        """The whole answer."""
+        return Response(
+            json_bytes(self.body(request_id)),
+            status_code=self.status_code,
+            headers=self.headers,
+            media_type="application/json",
+        )
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Translate anything that reached the edge; what nobody foresaw becomes `internal_error`."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        return _from_framework(error)
+    code = next((CODES[base] for base in type(error).__mro__ if base in CODES), None)
+    if code is None:
+        return ApiError("internal_error", INTERNAL_MESSAGE)
+    message = str(error) or code.replace("_", " ")
+    return ApiError(
+        code, message, param=getattr(error, "param", None), headers=_retry_headers(error, code)
+    )
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The exception handler for every class the application knows."""
+    return as_api_error(error).response(request.state.request_id)
+
+
+def log_failure(error: Exception, request_id: str) -> None:
+    """Log a failure's class and place. Its message is left out: it may quote what the user wrote."""
+    code = as_api_error(error).code
+    if STATUSES[code] < 500:
+        return
+    log.error(
+        "request failed",
+        extra={
+            "request_id": request_id,
+            "code": code,
+            "error_type": type(error).__qualname__,
+            "where": list(_frames(error)),
+        },
+    )
+
+
+def _frames(error: Exception) -> Iterable[str]:
+    for frame in traceback.extract_tb(error.__traceback__)[-6:]:
+        yield f"{frame.name}:{frame.lineno}"
+
+
+def _type_of(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return {401: "authentication_error", 403: "permission_error"}.get(
+        status, "invalid_request_error"
+    )
+
+
+def _from_framework(error: HTTPException) -> ApiError:
+    """Starlette raises plain HTTPExceptions for routing; their texts never quote the request."""
+    if error.status_code == 404:
+        return ApiError("unknown_path", "there is nothing at this path; see docs and openapi.json")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return ApiError(
+            "method_not_allowed",
+            f"this path takes {allowed or 'another method'}",
+            headers=error.headers,
+        )
+    if error.status_code < 500:
+        return ApiError("invalid_request", "the request could not be read")
+    return ApiError("internal_error", INTERNAL_MESSAGE)
+
+
+def _retry_headers(error: Exception, code: str) -> dict[str, str]:
+    """Say when to try again, or tell clients that retry every 5xx that it will not help."""
+    if STATUSES[code] < 500:
+        return {}
+    default = DRAINING_RETRY_AFTER_S if code == "draining" else None
+    retry_after_s = getattr(error, "retry_after_s", default)
+    if retry_after_s is not None:
+        return {"Retry-After": str(retry_after_s)}
+    return {"x-should-retry": "false"}

@@ -1,0 +1,99 @@
+"""One generation as a route sees it: submitted, awaited event by event, always cancelled at the end.
+
+Events are born on the inference thread and cross to the event loop here. A client that leaves
+cancels its generation at once, in prefill as in decode, streaming or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from api.services import GenerationHandle, GenerationRuntime
+from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, GenerationResult
+
+
+class EventChannel:
+    """Carries one generation's events from the inference thread to one consumer on the loop.
+
+    Calling it is the `EventSink` (any thread); everything else belongs to the loop's thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    def __call__(self, event: Event) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+        except RuntimeError:
+            return  # the loop is closed: nobody listens, and the inference thread must not care
+
+    def close(self) -> None:
+        """Make `receive` raise ClientDisconnect once the events before it are consumed."""
+        self._queue.put_nowait(None)
+
+    async def receive(self) -> Event:
+        """The next event. Raises ClientDisconnect when the client has gone."""
+        event = await self._queue.get()
+        if event is None:
+            raise ClientDisconnect
+        return event
+
+
+class Generation:
+    """A running generation. Owned by the dependency that made it; used on the loop's thread."""
+
+    def __init__(self, handle: GenerationHandle, channel: EventChannel) -> None:
+        self._handle = handle
+        self._channel = channel
+
+    @property
+    def request_id(self) -> str:
+        return self._handle.request_id
+
+    async def next_event(self, timeout_s: float | None = None) -> Event:
+        """The next event. Raises TimeoutError, or ClientDisconnect when the client has gone."""
+        async with asyncio.timeout(timeout_s):
+            return await self._channel.receive()
+
+    async def result(self) -> GenerationResult:
+        """Wait for the end. Raises what the generation failed with, or ClientDisconnect."""
+        while True:
+            match await self._channel.receive():
+                case Done(result):
+                    return result
+                case Failed(error):
+                    raise error
+
+
+@asynccontextmanager
+async def owned_generation(
+    runtime: GenerationRuntime, wanted: GenerationRequest, client: Request
+) -> AsyncIterator[Generation]:
+    """Submit, hand over the generation, and cancel it on the way out whatever happened.
+
+    The client's body must have been read: from here on `receive` only tells of its departure.
+    Raises what `submit` raises, while a status code can still be sent.
+    """
+    channel = EventChannel(asyncio.get_running_loop())
+    handle = runtime.submit(wanted, channel)
+    watch = asyncio.create_task(_cancel_when_gone(client.receive, handle, channel))
+    try:
+        yield Generation(handle, channel)
+    finally:
+        handle.cancel()
+        watch.cancel()
+
+
+async def _cancel_when_gone(
+    receive: Receive, handle: GenerationHandle, channel: EventChannel
+) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    handle.cancel()
+    channel.close()

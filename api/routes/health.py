@@ -1,0 +1,161 @@
+"""`GET /health`, open to everyone on this machine, and `GET /v1/status`, with the token."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from typing_extensions import TypedDict
+
+from api.json_text import json_bytes
+from api.openapi import error_responses
+from api.services import ServicesDep
+from pushkin_runtime.types import Health, ModelInfo, RuntimeState
+
+router = APIRouter(tags=["life"])
+
+
+class HealthAnswer(TypedDict):
+    """`status` is `ok` exactly when the answer is 200."""
+
+    status: Literal["ok", "loading", "draining", "failed"]
+    state: RuntimeState
+    reason: str
+
+
+class EngineAnswer(TypedDict):
+    """The engine in use and why it was chosen."""
+
+    name: str
+    reason: str
+
+
+class ModelStatus(TypedDict):
+    """The loaded model; `digest` is the SHA-256 of its manifest, `window` and lengths are in tokens."""
+
+    id: str
+    digest: str
+    n_parameters: int
+    n_bytes: int
+    n_layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    window: int
+    quantization: str
+
+
+class QueueStatus(TypedDict):
+    n_queued: int
+    n_active: int
+    limit: int
+
+
+class KvCacheStatus(TypedDict):
+    n_entries: int
+    n_bytes: int
+    budget_bytes: int
+
+
+class CountsStatus(TypedDict):
+    """Since the daemon started."""
+
+    requests: int
+    tokens: int
+
+
+class StatusAnswer(TypedDict):
+    """Numbers and names only, never text."""
+
+    version: str
+    uptime_s: float
+    state: RuntimeState
+    error: str | None
+    engine: EngineAnswer
+    model: ModelStatus | None
+    load_ms: float | None
+    queue: QueueStatus
+    kv_cache: KvCacheStatus
+    counts: CountsStatus
+    last_token_age_s: float | None
+
+
+@router.get(
+    "/health",
+    summary="Whether text can be generated now",
+    responses={
+        200: {"model": HealthAnswer},
+        503: {"model": HealthAnswer},
+        **error_responses(403, 421),
+    },
+    response_class=Response,
+)
+async def health(services: ServicesDep) -> Response:
+    found = services.runtime.health()
+    headers = {}
+    if not found.ok and found.retry_after_s is not None:
+        headers["Retry-After"] = str(found.retry_after_s)
+    return Response(
+        json_bytes(_health_answer(found)),
+        status_code=200 if found.ok else 503,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def _health_answer(found: Health) -> HealthAnswer:
+    if found.ok:
+        return {"status": "ok", "state": found.state, "reason": found.reason}
+    if found.state == "failed":
+        # Why it failed may name the user's folders, and this route has no token.
+        reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
+        return {"status": "failed", "state": found.state, "reason": reason}
+    status: Literal["loading", "draining", "failed"]
+    status = "failed" if found.state == "ready" else found.state
+    return {"status": status, "state": found.state, "reason": found.reason}
+
+
+@router.get(
+    "/v1/status", summary="What runs, and how much", responses=error_responses(401, 403, 421)
+)
+async def status(services: ServicesDep) -> StatusAnswer:
+    now = services.runtime.status()
+    return {
+        "version": services.version,
+        "uptime_s": round(max(0.0, time.time() - services.started_at), 3),
+        "state": now.state,
+        "error": now.error,
+        "engine": {"name": now.engine, "reason": now.engine_reason},
+        "model": _model_status(now.model),
+        "load_ms": now.load_ms,
+        "queue": {
+            "n_queued": now.n_queued,
+            "n_active": now.n_active,
+            "limit": now.queue_limit,
+        },
+        "kv_cache": {
+            "n_entries": now.kv_entries,
+            "n_bytes": now.kv_bytes,
+            "budget_bytes": now.kv_budget_bytes,
+        },
+        "counts": {"requests": now.n_requests, "tokens": now.n_tokens},
+        "last_token_age_s": now.last_token_age_s,
+    }
+
+
+def _model_status(model: ModelInfo | None) -> ModelStatus | None:
+    if model is None:
+        return None
+    return {
+        "id": model.id,
+        "digest": model.digest,
+        "n_parameters": model.n_parameters,
+        "n_bytes": model.n_bytes,
+        "n_layers": model.n_layers,
+        "hidden_size": model.hidden_size,
+        "vocab_size": model.vocab_size,
+        "context_length": model.context_length,
+        "window": model.window,
+        "quantization": model.quantization,
+    }

@@ -1,0 +1,117 @@
+"""`POST /v1/continue`, `/v1/rephrase`, `/v1/story`: JSON, or SSE when the client asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from api.answers import GenerationAnswer, RenderResult, explained_answer, generation_answer
+from api.generation import Generation, owned_generation
+from api.json_route import StrictJsonRoute
+from api.json_text import json_bytes
+from api.openapi import STREAM_CONTENT, error_responses
+from api.schemas import ContinueBody, RephraseBody, StoryBody
+from api.services import RequestIdDep, ServicesDep
+from api.sse import EventStream, stream_frames
+from pushkin_runtime.types import Event, Failed
+
+router = APIRouter(
+    tags=["writing"],
+    route_class=StrictJsonRoute,
+    default_response_class=Response,
+    responses={
+        200: {"model": GenerationAnswer, "content": STREAM_CONTENT},
+        **error_responses(400, 401, 403, 404, 413, 415, 421, 500, 501, 503),
+    },
+)
+
+
+async def _continuation(
+    body: ContinueBody, client: Request, services: ServicesDep, request_id: RequestIdDep
+) -> AsyncIterator[Generation]:
+    wanted = body.to_request(request_id)
+    async with owned_generation(services.runtime, wanted, client) as generation:
+        yield generation
+
+
+async def _rephrasing(
+    body: RephraseBody, client: Request, services: ServicesDep, request_id: RequestIdDep
+) -> AsyncIterator[Generation]:
+    wanted = body.to_request(request_id)
+    async with owned_generation(services.runtime, wanted, client) as generation:
+        yield generation
+
+
+async def _story(
+    body: StoryBody, client: Request, services: ServicesDep, request_id: RequestIdDep
+) -> AsyncIterator[Generation]:
+    wanted = body.to_request(request_id)
+    async with owned_generation(services.runtime, wanted, client) as generation:
+        yield generation
+
+
+@router.post("/v1/continue", summary="Continue the text before the caret")
+async def continue_text(
+    body: ContinueBody,
+    client: Request,
+    services: ServicesDep,
+    generation: Annotated[Generation, Depends(_continuation)],
+) -> Response:
+    return await _respond(generation, client, services, body.stream, generation_answer)
+
+
+@router.post("/v1/rephrase", summary="Say the selection another way")
+async def rephrase(
+    body: RephraseBody,
+    client: Request,
+    services: ServicesDep,
+    generation: Annotated[Generation, Depends(_rephrasing)],
+) -> Response:
+    render = explained_answer(body.text) if body.explain else generation_answer
+    return await _respond(generation, client, services, body.stream, render)
+
+
+@router.post("/v1/story", summary="Write a story from a premise")
+async def write_story(
+    body: StoryBody,
+    client: Request,
+    services: ServicesDep,
+    generation: Annotated[Generation, Depends(_story)],
+) -> Response:
+    return await _respond(generation, client, services, body.stream, generation_answer)
+
+
+async def _respond(
+    generation: Generation,
+    client: Request,
+    services: ServicesDep,
+    stream: bool,
+    render: RenderResult,
+) -> Response:
+    if not stream and not _accepts_event_stream(client):
+        answer = render(await generation.result())
+        return Response(json_bytes(answer), media_type="application/json")
+    ping_interval_s = services.limits.ping_interval_s
+    first = await _first_event(generation, ping_interval_s)
+    return EventStream(stream_frames(generation, first, render, ping_interval_s))
+
+
+async def _first_event(generation: Generation, timeout_s: float) -> Event | None:
+    """Wait for the first event, so that a generation that breaks at once has a real status code."""
+    try:
+        event = await generation.next_event(timeout_s)
+    except TimeoutError:
+        return None
+    if isinstance(event, Failed):
+        raise event.error
+    return event
+
+
+def _accepts_event_stream(client: Request) -> bool:
+    return any(
+        part.partition(";")[0].strip().lower() == "text/event-stream"
+        for value in client.headers.getlist("accept")
+        for part in value.split(",")
+    )

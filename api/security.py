@@ -1,0 +1,164 @@
+"""Who may talk to the daemon, decided from the headers before a byte of the body is read.
+
+A web page the user opens can reach any loopback port. What keeps it out: the exact `Host` (DNS
+rebinding), no `Origin` and no cross-site fetch (browsers say who they are), no CORS header ever,
+JSON content types only (a form or a text/plain Blob needs no preflight), and the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterable
+from email.message import Message as MimeHeader
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ApiError
+from api.services import ApiLimits, Services
+
+OPEN_TO_ALL = ("GET", "/health")
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_HARMLESS_FETCH_SITES = frozenset({b"none", b"same-origin"})
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class SecurityMiddleware:
+    """Refuses with an answer in the API's own shape; passes on what it lets through, body counted."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        try:
+            check_request(scope, self._services)
+        except ApiError as refusal:
+            if scope["type"] == "websocket":
+                return await send({"type": "websocket.close", "code": 1008})
+            answer = refusal.response(scope["state"]["request_id"])
+            return await answer(scope, receive, send)
+        if scope["type"] == "http":
+            receive = limited_receive(receive, self._services.limits)
+        return await self._app(scope, receive, send)
+
+
+def check_request(scope: Scope, services: Services) -> None:
+    """Raise ApiError unless this request may go on; cheapest and most telling check first."""
+    headers: Headers = scope["headers"]
+    method = scope.get("method", "GET")
+    _check_host(headers, services.allowed_hosts)
+    _check_browser(headers, method)
+    if services.auth_token is not None and (method, scope["path"]) != OPEN_TO_ALL:
+        _check_token(headers, services.auth_token)
+    if scope["type"] == "http":
+        _check_body_headers(headers, method, services.limits.max_body_bytes)
+
+
+def limited_receive(receive: Receive, limits: ApiLimits) -> Receive:
+    """Wrap `receive` so that a body too long, or too slow to arrive, raises ApiError."""
+    deadline = asyncio.get_running_loop().time() + limits.body_timeout_s
+    n_bytes = 0
+    is_complete = False
+
+    async def receive_within_limits() -> Message:
+        nonlocal n_bytes, is_complete
+        if is_complete:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise ApiError(
+                "body_timeout",
+                f"the body did not arrive within {limits.body_timeout_s:g} s",
+                headers={"Connection": "close"},
+            ) from None
+        if message["type"] == "http.request":
+            n_bytes += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
+            if n_bytes > limits.max_body_bytes:
+                raise _too_large(limits.max_body_bytes)
+        return message
+
+    return receive_within_limits
+
+
+def _check_host(headers: Headers, allowed_hosts: frozenset[str]) -> None:
+    hosts = _values(headers, b"host")
+    if len(hosts) != 1 or hosts[0].decode("latin-1").lower() not in allowed_hosts:
+        raise ApiError(
+            "host_refused",
+            f"the Host header must be one of {', '.join(sorted(allowed_hosts))}",
+        )
+
+
+def _check_browser(headers: Headers, method: str) -> None:
+    if _values(headers, b"origin"):
+        raise ApiError("origin_refused", "requests from web pages (with an Origin) are refused")
+    if not _HARMLESS_FETCH_SITES.issuperset(_values(headers, b"sec-fetch-site")):
+        raise ApiError("cross_site_refused", "requests from other sites are refused")
+    if method == "OPTIONS":
+        raise ApiError("preflight_refused", "this API has no cross-origin access, so no preflight")
+
+
+def _check_token(headers: Headers, token: str) -> None:
+    given = _values(headers, b"authorization")
+    scheme, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    matches = hmac.compare_digest(credentials.strip(), token.encode())
+    if scheme.lower() != b"bearer" or not matches:
+        raise ApiError(
+            "unauthorized",
+            "send `Authorization: Bearer <token>`; `pushkin token` prints the token",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _check_body_headers(headers: Headers, method: str, max_body_bytes: int) -> None:
+    lengths = _values(headers, b"content-length")
+    is_chunked = bool(_values(headers, b"transfer-encoding"))
+    has_body = is_chunked or any(length != b"0" for length in lengths)
+    if not has_body and method not in _METHODS_WITH_BODY:
+        return
+    _check_content_type(headers)
+    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+        raise ApiError("invalid_request", "Content-Length must be one whole number")
+    # The digits are counted first: int() of thousands of them would raise.
+    if any(len(length) > 18 or int(length) > max_body_bytes for length in lengths):
+        raise _too_large(max_body_bytes)
+
+
+def _check_content_type(headers: Headers) -> None:
+    types = _values(headers, b"content-type")
+    encodings = {encoding.strip().lower() for encoding in _values(headers, b"content-encoding")}
+    if len(types) != 1 or not _is_json(types[0].decode("latin-1")) or encodings - {b"identity"}:
+        raise ApiError(
+            "unsupported_media_type",
+            "send the body as `Content-Type: application/json`, in UTF-8 and not compressed",
+        )
+
+
+def _is_json(content_type: str) -> bool:
+    header = MimeHeader()
+    header["content-type"] = content_type
+    subtype = header.get_content_subtype()
+    charset = header.get_content_charset("utf-8")
+    return (
+        header.get_content_maintype() == "application"
+        and (subtype == "json" or subtype.endswith("+json"))
+        and charset in {"utf-8", "utf8"}
+    )
+
+
+def _too_large(max_body_bytes: int) -> ApiError:
+    return ApiError(
+        "body_too_large",
+        f"the body is larger than {max_body_bytes} bytes: send the part of the text around the caret",
+    )
+
+
+def _values(headers: Headers, wanted: bytes) -> list[bytes]:
+    return [value for name, value in headers if name == wanted]

@@ -1,0 +1,91 @@
+"""What the routes need from the rest of the daemon, as one frozen object reached through `ServicesDep`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends, Request
+
+from pushkin_runtime.types import EventSink, GenerationRequest, Health, RuntimeStatus
+
+
+class GenerationHandle(Protocol):
+    """One submitted generation."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    def cancel(self) -> None:
+        """Ask the generation to end: idempotent, from any thread, never blocks."""
+
+
+class GenerationRuntime(Protocol):
+    """The part of the runtime that the edge uses; every method may be called on the event loop."""
+
+    def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
+        """Queue a request; events reach `sink` on the inference thread.
+
+        Raises RuntimeFault or AdapterError subclasses for what is refused outright.
+        """
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancel by id; True if that request was queued or running."""
+
+    def status(self) -> RuntimeStatus: ...
+
+    def health(self) -> Health: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """Bounds of the transport; bounds of single fields are in `schemas.py`, where OpenAPI shows them.
+
+    max_body_bytes: a JSON body, counted also while a chunked one arrives.
+    body_timeout_s: from the headers to the last byte of the body.
+    ping_interval_s: an SSE comment is sent after this long without an event.
+    """
+
+    max_body_bytes: int = 4 * 1024 * 1024
+    body_timeout_s: float = 10.0
+    ping_interval_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything `create_app` needs.
+
+    auth_token: None turns the token check off (`--no-auth`); the other guards always stay on.
+    allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
+    started_at: Unix time in seconds.
+    """
+
+    runtime: GenerationRuntime
+    auth_token: str | None
+    allowed_hosts: frozenset[str]
+    version: str
+    started_at: float
+    limits: ApiLimits = field(default_factory=ApiLimits)
+
+    def __post_init__(self) -> None:
+        if self.auth_token is not None and len(self.auth_token) < 16:
+            raise ValueError("auth_token: expected at least 16 characters, or None for no token")
+        if not self.allowed_hosts:
+            raise ValueError("allowed_hosts: expected at least one host, got none")
+
+
+def loopback_hosts(port: int) -> frozenset[str]:
+    """The Host values of a daemon that listens on the loopback interface at `port`."""
+    return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))
+
+
+async def _services(request: Request) -> Services:
+    return cast("Services", request.app.state.services)
+
+
+async def _request_id(request: Request) -> str:
+    return cast("str", request.state.request_id)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+RequestIdDep = Annotated[str, Depends(_request_id)]
