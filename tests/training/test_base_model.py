@@ -1,0 +1,131 @@
+"""A run can be stopped and resumed without changing its curve; checkpoints are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from training import base_model, checkpoint
+from training.base_model import RunSettings, prepare, run
+from training.corpora import Work
+from training.optimizers import OptimizerSettings
+from training.progress import read_metrics
+from training.shards import build_shards
+
+RATES = OptimizerSettings()
+
+
+@pytest.fixture
+def settings(tokenizer: Tokenizer, english: str, russian: str, tmp_path: Path) -> RunSettings:
+    """A tiny run of eight steps on generated text."""
+    torch.set_num_threads(1)
+    works = []
+    for language, text in (("en", english), ("ru", russian)):
+        path = tmp_path / f"{language}.txt"
+        path.write_text(text, encoding="utf-8")
+        works.append(Work(language, "a", "w", "prose", "CC0", "here", path))
+    build_shards(works, tokenizer, tmp_path / "shards", row_length=64)
+    return RunSettings(
+        out=tmp_path / "run",
+        shards=tmp_path / "shards",
+        preset="tiny",
+        steps=8,
+        warmup_steps=2,
+        rows_per_step=4,
+        microbatch_rows=2,
+        seq_len=32,
+        save_every=100,
+    )
+
+
+def _go(settings: RunSettings) -> list[float]:
+    trainer, state = prepare(settings, RATES)
+    run(trainer, state)
+    return [metrics.loss for metrics in read_metrics(settings.out)]
+
+
+def test_the_loss_falls_and_stop_and_resume_gives_the_same_curve(settings: RunSettings) -> None:
+    whole = _go(settings)
+    parted = replace(settings, out=settings.out.with_name("parted"))
+    _go(replace(parted, steps=3))
+    assert _go(parted) == whole
+    assert len(whole) == 8
+    assert whole[-1] < whole[0]
+
+
+def test_decay_starts_from_the_last_checkpoint_and_resumes_exactly(settings: RunSettings) -> None:
+    _go(replace(settings, steps=4))
+    decay = replace(settings, decay_steps=4, seq_len=64, quantized=True)
+    other = replace(decay, out=settings.out.with_name("other"))
+    other.out.mkdir()
+    for path in settings.out.glob("*/*"):
+        target = other.out / path.relative_to(settings.out)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    for name in ("latest", "metrics.jsonl"):
+        (other.out / name).write_bytes((settings.out / name).read_bytes())
+    whole = _go(decay)
+    trainer, state = prepare(other, RATES)
+    state, _, _ = base_model.train_step(trainer, state, 1.0)
+    checkpoint.save(other.out, trainer.model, trainer.optimizers, state)
+    resumed = _go(other)
+    assert resumed[-3:] == whole[-3:]
+    factors = [metrics.lr_factor for metrics in read_metrics(decay.out)][-4:]
+    assert factors == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_signal_saves_and_ends_the_run(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = base_model.train_step
+
+    def signalled(*args: object) -> object:
+        signal.raise_signal(signal.SIGTERM)
+        return original(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(base_model, "train_step", signalled)
+    trainer, state = prepare(settings, RATES)
+    assert run(trainer, state).step == 1
+    found = checkpoint.latest(settings.out)
+    assert found is not None
+    assert json.loads((found / "state.json").read_text())["step"] == 1
+
+
+def test_a_crash_while_saving_leaves_the_previous_checkpoint(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _go(replace(settings, steps=2))
+    before = checkpoint.latest(settings.out)
+    trainer, state = prepare(settings, RATES)
+
+    def full_disk(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save(settings.out, trainer.model, trainer.optimizers, replace(state, step=3))
+    assert checkpoint.latest(settings.out) == before
+    assert not (settings.out / "step-000003").exists()
+
+
+def test_a_checkpoint_of_another_shape_is_refused(settings: RunSettings) -> None:
+    _go(replace(settings, steps=1))
+    found = checkpoint.latest(settings.out)
+    assert found is not None
+    trainer, _ = prepare(settings, RATES)
+    trainer.model.register_parameter("extra", torch.nn.Parameter(torch.zeros(1)))
+    with pytest.raises(ValueError, match="extra"):
+        checkpoint.load(found, trainer.model, trainer.optimizers)
+
+
+def test_rows_of_every_step_are_new(settings: RunSettings) -> None:
+    trainer, _ = prepare(settings, RATES)
+    first, second = (trainer.order.batch(position, 4) for position in (0, 4))
+    assert not any(np.array_equal(a, b) for a in first for b in second)

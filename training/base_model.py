@@ -1,0 +1,223 @@
+"""Train the embedded base model from scratch: `python -m training.base_model --out DIR ...`.
+
+Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–stable–decay. The
+stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint.
+Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import Gemma3ForCausalLM
+
+from training import checkpoint
+from training.checkpoint import TrainState
+from training.fake_quant import quantized_weights
+from training.loss import RowLoss
+from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_optimizers
+from training.presets import PRESETS
+from training.progress import Metrics, plot_loss, reporting
+from training.shards import RowOrder, load_order
+
+TOKENIZER_FILES: tuple[str, ...] = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One call of the trainer. `rows_per_step` counts shard rows over all processes."""
+
+    out: Path
+    shards: Path
+    preset: str = "mini-cpu"
+    steps: int = 1000
+    decay_steps: int = 0
+    warmup_steps: int = 60
+    rows_per_step: int = 8
+    microbatch_rows: int = 4
+    seq_len: int = 512
+    seed: int = 0
+    precision: str = "no"  # accelerate's names: no or bf16
+    compiled: bool = False
+    quantized: bool = False
+    max_minutes: float = 0.0
+    save_every: int = 200
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a run holds while it lasts; made by `prepare`, used by one thread."""
+
+    settings: RunSettings
+    accelerator: Accelerator
+    model: Gemma3ForCausalLM
+    loss: Any  # RowLoss, wrapped by accelerate
+    optimizers: Optimizers
+    order: RowOrder
+
+
+def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
+    """Build or restore a run. A run in `settings.out` is continued, with its own step count."""
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    torch.manual_seed(settings.seed)
+    model = Gemma3ForCausalLM(PRESETS[settings.preset].config())
+    model.config._attn_implementation = "sdpa"
+    model.to(accelerator.device)
+    optimizers = make_optimizers(model, rates)
+    state = TrainState()
+    found = checkpoint.latest(settings.out)
+    if found is not None:
+        state = checkpoint.load(found, model, optimizers)
+    loss = accelerator.prepare(RowLoss(model, settings.compiled))
+    order = load_order(settings.shards, settings.seed)
+    if settings.decay_steps and state.decay_start is None:
+        state = replace(state, decay_start=state.step, decay_steps=settings.decay_steps)
+    return Trainer(settings, accelerator, model, loss, optimizers, order), state
+
+
+def train_step(
+    trainer: Trainer, state: TrainState, factor: float
+) -> tuple[TrainState, Tensor, Tensor]:
+    """One optimiser update; the new state, mean loss (nats a token) and gradient norm."""
+    settings, accelerator = trainer.settings, trainer.accelerator
+    n_own = settings.rows_per_step // accelerator.num_processes
+    first = state.position + n_own * accelerator.process_index
+    rows = torch.from_numpy(trainer.order.batch(first, n_own).astype("int64"))
+    rows = rows.to(accelerator.device)
+    inputs = rows[:, :-1].reshape(-1, settings.seq_len)
+    targets = rows[:, 1:].reshape(-1, settings.seq_len)
+    n_sequences = settings.microbatch_rows * (rows.shape[1] - 1) // settings.seq_len
+    n_targets = targets.numel()
+    total = torch.zeros((), device=accelerator.device)
+    trainer.loss.train()
+    with quantized_weights(trainer.model, settings.quantized):
+        for start in range(0, len(inputs), n_sequences):
+            part = slice(start, start + n_sequences)
+            loss = trainer.loss(inputs[part], targets[part]) / n_targets
+            accelerator.backward(loss)
+            total += loss.detach()
+    norm = accelerator.clip_grad_norm_(
+        trainer.model.parameters(), trainer.optimizers.settings.grad_clip
+    )
+    trainer.optimizers.step(factor)
+    moved = replace(
+        state,
+        step=state.step + 1,
+        position=state.position + settings.rows_per_step,
+        tokens=state.tokens + n_targets * accelerator.num_processes,
+    )
+    mean: Tensor = accelerator.reduce(total, "mean")
+    return moved, mean, norm
+
+
+def run(trainer: Trainer, state: TrainState) -> TrainState:
+    """Train to the end of the phase, the time budget or a signal; saved when it returns."""
+    settings = trainer.settings
+    decay_end = (state.decay_start or 0) + state.decay_steps
+    last_step = decay_end if state.decay_start is not None else settings.steps
+    schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
+    stop_requested: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop_requested.append(number)
+
+    previous = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    began = time.monotonic()
+    try:
+        with reporting(settings.out, last_step, state.step) as report:
+            while state.step < last_step and not stop_requested:
+                started = time.monotonic()
+                factor = schedule.factor(state.step)
+                before = state.tokens
+                state, loss, norm = train_step(trainer, state, factor)
+                took = time.monotonic() - started
+                state = replace(state, seconds=state.seconds + took)
+                if trainer.accelerator.is_main_process:
+                    speed = (state.tokens - before) / took
+                    report(
+                        Metrics(
+                            state.step, state.tokens, float(loss), factor, float(norm), speed, took
+                        )
+                    )
+                if state.step % settings.save_every == 0:
+                    _save(trainer, state)
+                if settings.max_minutes and time.monotonic() - began > settings.max_minutes * 60:
+                    break
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    _save(trainer, state)
+    return state
+
+
+def _save(trainer: Trainer, state: TrainState) -> None:
+    if trainer.accelerator.is_main_process:
+        checkpoint.save(
+            trainer.settings.out, trainer.model, trainer.optimizers, state, trainer.settings.keep
+        )
+        plot_loss(trainer.settings.out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.base_model", description=__doc__)
+    defaults = RunSettings(out=Path(), shards=Path())
+    parser.add_argument("--out", type=Path, required=True, help="checkpoints, metrics, loss plot")
+    parser.add_argument("--shards", type=Path, required=True, help="made by training.shards")
+    parser.add_argument("--tokenizer", type=Path, help="copied beside the checkpoints")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default=defaults.preset)
+    for name in ("steps", "decay_steps", "warmup_steps", "rows_per_step", "microbatch_rows"):
+        parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
+    for name in ("seq_len", "seed", "save_every", "keep"):
+        parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
+    parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")
+    parser.add_argument("--quantized", action="store_true", help="train through INT4 rounding")
+    parser.add_argument("--max-minutes", type=float, default=0.0, help="stop and save after this")
+    rates = OptimizerSettings()
+    parser.add_argument("--muon-lr", type=float, default=rates.muon_lr)
+    parser.add_argument("--adam-lr", type=float, default=rates.adam_lr)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads, 0 keeps the default")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    arguments = vars(_parser().parse_args(argv))
+    if arguments.pop("threads"):
+        torch.set_num_threads(_parser().parse_args(argv).threads)
+    tokenizer = arguments.pop("tokenizer")
+    rates = OptimizerSettings(muon_lr=arguments.pop("muon_lr"), adam_lr=arguments.pop("adam_lr"))
+    settings = RunSettings(**arguments)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, settings.out / name)
+    trainer, state = prepare(settings, rates)
+    state = run(trainer, state)
+    print({key: value for key, value in asdict(state).items() if value is not None})
+
+
+if __name__ == "__main__":
+    main()
