@@ -88,7 +88,7 @@ class TerminalAnnouncer:
 
 def sample_curl(port: int, token: str | None, token_file: Path) -> str:
     """A command that can be pasted. Where output is kept, the token is read from its file instead."""
-    lines = [f"curl -sN http://127.0.0.1:{port}/v1/continue"]
+    lines = [f"curl -s http://127.0.0.1:{port}/v1/continue"]
     if token is not None and sys.stderr.isatty():
         lines.append(f"-H 'Authorization: Bearer {token}'")
     elif token is not None:

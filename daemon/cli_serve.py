@@ -39,7 +39,7 @@ def serve(
     try:
         loaded = load(flags)
         announcer = choose_announcer(loaded, as_json=as_json, under_launchd=launchd)
-        run_daemon(Serving(loaded, announcer, under_launchd=launchd))
+        run_daemon(Serving(loaded=loaded, announcer=announcer, under_launchd=launchd))
     except DaemonError as error:
         if not launchd:
             raise

@@ -136,7 +136,10 @@ def _read_text(text: str | None, file: str | None) -> str:
 def _read_bytes(file: str | None) -> tuple[bytes, str]:
     if file not in (None, "-"):
         assert file is not None
-        return Path(file).read_bytes(), file
+        try:
+            return Path(file).read_bytes(), file
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     if sys.stdin.isatty() and file is None:
         raise InputError("No text. Give it as an argument, with --file PATH, or through a pipe.")
     return sys.stdin.buffer.read(), "standard input"
@@ -173,7 +176,7 @@ def _open_writer(port: int | None) -> Iterator[Writer]:
     except NotRunning as missing:
         from daemon.local import LocalWriter
 
-        print_note(f"{missing}\nLoading the model for this one call.")
+        print_note(f"{missing} Until then the model is loaded for each call.")
         with LocalWriter(loaded) as local:
             yield local
         return

@@ -39,7 +39,7 @@ def require_daemon(loaded: Loaded) -> Endpoint:
     port, origin = loaded.config.server.port, loaded.origins["server.port"]
     if endpoint is None:
         raise NotRunning(
-            f"No pushkin daemon of {loaded.paths.home} is running. Start one with `pushkin serve`."
+            f"No daemon of {loaded.paths.home} is running. Start it with `pushkin serve`."
         )
     if origin.startswith(("--", "PUSHKIN_")) and endpoint.port != port:
         raise NotRunning(

@@ -9,7 +9,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -51,13 +51,25 @@ class Announcer(Protocol):
         """No new work is taken; also called when the model could not be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
+def build_runtime(loaded: Loaded) -> Runtime:
+    """Return the runtime of this configuration, not yet started."""
+    from pushkin_runtime.errors import RuntimeFault
+    from pushkin_runtime.runtime import Runtime
+
+    try:
+        return Runtime(_runtime_options(loaded))
+    except RuntimeFault as error:
+        raise LoadFailed(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
+    build: Callable[[Loaded], Runtime] = build_runtime
 
 
 def serve(serving: Serving) -> None:
@@ -99,17 +111,6 @@ def harden_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def build_runtime(loaded: Loaded) -> Runtime:
-    """Return the runtime of this configuration, not yet started."""
-    from pushkin_runtime.errors import RuntimeFault
-    from pushkin_runtime.runtime import Runtime
-
-    try:
-        return Runtime(_runtime_options(loaded))
-    except RuntimeFault as error:
-        raise LoadFailed(str(error)) from error
-
-
 def _runtime_options(loaded: Loaded) -> RuntimeOptions:
     from pushkin_runtime.runtime import RuntimeOptions
 
@@ -128,7 +129,7 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
 
 def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str | None) -> None:
     started = time.monotonic()
-    runtime = build_runtime(serving.loaded)
+    runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
     from api.app import create_app
     from api.services import Services, loopback_hosts

@@ -72,6 +72,8 @@ def _log_dead_thread(hook: threading.ExceptHookArgs) -> None:
 
 
 def _is_loggable(value: object) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) and _is_loggable(item) for item in value)
     if isinstance(value, str):
         return len(value) <= _MAX_STRING
     return value is None or isinstance(value, bool | int | float)

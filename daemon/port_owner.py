@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -52,12 +54,17 @@ def _pid_from_proc(port: int) -> int | None:
     }
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(fd.readlink()) in wanted for fd in (process / "fd").iterdir()):
-                return int(process.name)
-        except OSError:
-            continue  # another user's process, or one that has just ended
+        if wanted.intersection(_open_files(process)):
+            return int(process.name)
     return None
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """Yield what a process has open: nothing of another user's, or of one that has just ended."""
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield str(descriptor.readlink())
 
 
 def _pid_from_lsof(port: int) -> int | None:
