@@ -77,7 +77,7 @@ def _describe(finding: Mapping[str, Any]) -> tuple[str, str | None, str]:
 def _constraint(kind: str, given: object, context: Mapping[str, Any]) -> str:
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"must be {words} {context[key]}, got {_number(given)}"
+        return f"must be {words} {_number(context[key])}, got {_number(given)}"
     if kind == "finite_number":
         return "must be a finite number"
     if kind == "literal_error":
@@ -117,4 +117,4 @@ def _number(value: object) -> str:
         return _json_type(value)
     if isinstance(value, int) and abs(value) >= 10**20:
         return "a huge integer"
-    return repr(value)
+    return repr(int(value) if float(value).is_integer() else value)

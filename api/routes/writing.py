@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -28,72 +29,69 @@ router = APIRouter(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A running generation, and how its client wants to hear of it."""
+
+    generation: Generation
+    stream: bool
+    render: RenderResult = generation_answer
+
+
 async def _continuation(
     body: ContinueBody, client: Request, services: ServicesDep, request_id: RequestIdDep
-) -> AsyncIterator[Generation]:
+) -> AsyncIterator[Reply]:
     wanted = body.to_request(request_id)
     async with owned_generation(services.runtime, wanted, client) as generation:
-        yield generation
+        yield Reply(generation, body.stream)
 
 
 async def _rephrasing(
     body: RephraseBody, client: Request, services: ServicesDep, request_id: RequestIdDep
-) -> AsyncIterator[Generation]:
+) -> AsyncIterator[Reply]:
     wanted = body.to_request(request_id)
+    render = explained_answer(body.text) if body.explain else generation_answer
     async with owned_generation(services.runtime, wanted, client) as generation:
-        yield generation
+        yield Reply(generation, body.stream, render)
 
 
 async def _story(
     body: StoryBody, client: Request, services: ServicesDep, request_id: RequestIdDep
-) -> AsyncIterator[Generation]:
+) -> AsyncIterator[Reply]:
     wanted = body.to_request(request_id)
     async with owned_generation(services.runtime, wanted, client) as generation:
-        yield generation
+        yield Reply(generation, body.stream)
+
+
+# The bodies are parameters of the dependencies alone: FastAPI would validate a second mention again.
 
 
 @router.post("/v1/continue", summary="Continue the text before the caret")
 async def continue_text(
-    body: ContinueBody,
-    client: Request,
-    services: ServicesDep,
-    generation: Annotated[Generation, Depends(_continuation)],
+    reply: Annotated[Reply, Depends(_continuation)], client: Request, services: ServicesDep
 ) -> Response:
-    return await _respond(generation, client, services, body.stream, generation_answer)
+    return await _respond(reply, client, services.limits.ping_interval_s)
 
 
 @router.post("/v1/rephrase", summary="Say the selection another way")
 async def rephrase(
-    body: RephraseBody,
-    client: Request,
-    services: ServicesDep,
-    generation: Annotated[Generation, Depends(_rephrasing)],
+    reply: Annotated[Reply, Depends(_rephrasing)], client: Request, services: ServicesDep
 ) -> Response:
-    render = explained_answer(body.text) if body.explain else generation_answer
-    return await _respond(generation, client, services, body.stream, render)
+    return await _respond(reply, client, services.limits.ping_interval_s)
 
 
 @router.post("/v1/story", summary="Write a story from a premise")
 async def write_story(
-    body: StoryBody,
-    client: Request,
-    services: ServicesDep,
-    generation: Annotated[Generation, Depends(_story)],
+    reply: Annotated[Reply, Depends(_story)], client: Request, services: ServicesDep
 ) -> Response:
-    return await _respond(generation, client, services, body.stream, generation_answer)
+    return await _respond(reply, client, services.limits.ping_interval_s)
 
 
-async def _respond(
-    generation: Generation,
-    client: Request,
-    services: ServicesDep,
-    stream: bool,
-    render: RenderResult,
-) -> Response:
-    if not stream and not _accepts_event_stream(client):
+async def _respond(reply: Reply, client: Request, ping_interval_s: float) -> Response:
+    generation, render = reply.generation, reply.render
+    if not reply.stream and not _accepts_event_stream(client):
         answer = render(await generation.result())
         return Response(json_bytes(answer), media_type="application/json")
-    ping_interval_s = services.limits.ping_interval_s
     first = await _first_event(generation, ping_interval_s)
     return EventStream(stream_frames(generation, first, render, ping_interval_s))
 
