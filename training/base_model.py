@@ -127,8 +127,13 @@ def train_step(
 
 
 def run(trainer: Trainer, state: TrainState) -> TrainState:
-    """Train to the end of the phase, the time budget or a signal; saved when it returns."""
+    """Train to the end of the phase, the time budget or a signal; saved when it returns.
+
+    A call for the stable phase changes nothing once the decay has begun.
+    """
     settings = trainer.settings
+    if state.decay_start is not None and not settings.decay_steps:
+        return state
     decay_end = (state.decay_start or 0) + state.decay_steps
     last_step = decay_end if state.decay_start is not None else settings.steps
     schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)

@@ -52,7 +52,8 @@ def save(
 ) -> Path:
     """Write `folder/step-NNNNNN` (Hugging Face layout plus optimiser and state), drop older ones.
 
-    A crash at any moment leaves the previous checkpoints and `latest` as they were.
+    A crash at any moment leaves the previous checkpoints and `latest` as they were. The checkpoint
+    where the decay began is never dropped.
     """
     final = folder / f"{_PREFIX}{state.step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -75,8 +76,9 @@ def save(
     temporary.rename(final)
     _flush(folder)
     write_atomic(folder / "latest", final.name)
+    kept = {final, folder / f"{_PREFIX}{state.decay_start or 0:06d}"}  # a run is prolonged from it
     for old in sorted(folder.glob(f"{_PREFIX}*"))[: -max(1, keep)]:
-        if old != final:
+        if old not in kept:
             shutil.rmtree(old)
     return final
 

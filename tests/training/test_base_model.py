@@ -81,6 +81,14 @@ def test_decay_starts_from_the_last_checkpoint_and_resumes_exactly(settings: Run
     assert factors == [1.0, 0.75, 0.5, 0.25]
 
 
+def test_the_stable_phase_is_over_once_the_decay_has_begun(settings: RunSettings) -> None:
+    _go(replace(settings, steps=2))
+    _go(replace(settings, decay_steps=3, save_every=1, keep=1))
+    assert len(_go(settings)) == 5
+    folders = sorted(path.name for path in settings.out.glob("step-*"))
+    assert folders == ["step-000002", "step-000005"]
+
+
 def test_a_signal_saves_and_ends_the_run(
     settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
