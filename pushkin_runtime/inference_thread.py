@@ -17,7 +17,7 @@ from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.types import Failed
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Active:
     handle: GenerationHandle
     turns: Iterator[None]
@@ -45,7 +45,7 @@ class InferenceThread:
         self._on_failed_load = on_failed_load
         self._condition = threading.Condition()
         self._queue: deque[GenerationHandle] = deque()
-        self._active: deque[_Active] = deque()
+        self._active: list[_Active] = []
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -129,10 +129,9 @@ class InferenceThread:
 
     def _turn(self) -> None:
         """Advance every active generation by one unit of work."""
-        for _ in range(len(self._active)):
-            active = self._active.popleft()
-            if self._advance(active):
-                self._active.append(active)
+        for active in tuple(self._active):  # stays listed while it works, so that `close` sees it
+            if not self._advance(active):
+                self._active.remove(active)
 
     def _finish(self, active: _Active) -> None:
         while self._advance(active):

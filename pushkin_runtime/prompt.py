@@ -68,7 +68,8 @@ def build_prompt(
             f"ask for at most {n_context - MIN_PROMPT}.",
             param="max_tokens",
         )
-    head = control_prefix(tokenizer, _completed(request))
+    has_codes = tokenizer.special_id("<lang:en>") is not None
+    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
     if request.task == "rephrase":
         return _rephrase(request, tokenizer, head, budget)
     text = request.text
@@ -131,7 +132,8 @@ def _tail(tokenizer: TextTokenizer, text: str, budget: int) -> list[int]:
     """Return the last tokens of `text`, at most `budget`; the cut moves in steps, not per keystroke."""
     over = len(text) - budget * CHARS_PER_TOKEN
     if over > 0:
-        text = text[-(-over // CUT_CHARS) * CUT_CHARS :]
+        step = budget * CHARS_PER_TOKEN // 2
+        text = text[-(-over // step) * step :]
     tokens = tokenizer.encode(text)
     over = len(tokens) - budget
     if over > 0:

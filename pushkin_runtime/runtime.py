@@ -1,6 +1,6 @@
 """The runtime as the rest of the daemon sees it: start, submit, status, health, close.
 
-Every method may be called from any thread and none of them waits for the model.
+Every method may be called from any thread; only `wait_loaded` and `close` wait.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Runtime:
         self._last_token_at: float | None = None
         self._last_progress_at = time.monotonic()
         self._self_test_at: float | None = None
+        self._loaded = threading.Event()
         self._thread = InferenceThread(
             self._load,
             queue_limit=options.queue_limit,
@@ -91,6 +92,10 @@ class Runtime:
     def start(self) -> None:
         """Start loading the model on the inference thread; returns at once."""
         self._thread.start()
+
+    def wait_loaded(self, timeout_s: float) -> bool:
+        """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
+        return self._loaded.wait(timeout_s)
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
         """Queue a generation; its events go to `sink` on the inference thread, the last one Done or Failed.
@@ -198,6 +203,7 @@ class Runtime:
         self._shop = shop
         if self._state == "loading":
             self._state = "ready"
+        self._loaded.set()
         log.info("model loaded", extra={"engine": engine.name, "load_ms": round(self._load_ms)})
         return shop
 
@@ -226,6 +232,7 @@ class Runtime:
     def _fail(self, error: Exception) -> None:
         self._error = str(error)
         self._state = "failed"
+        self._loaded.set()
         log.error("model not loaded", extra={"error_type": type(error).__name__})
 
     # -- helpers --------------------------------------------------------------------------------

@@ -234,12 +234,10 @@ class TorchDecoder:
         self._is_first = False
         if allowed is None and not self._plan.banned:
             return logits
-        constrained = logits.copy()
-        constrained[:, list(self._plan.banned)] = -np.inf
+        constrained = logits.copy() if allowed is None else np.full_like(logits, -np.inf)
         if allowed is not None:
-            only = np.full_like(logits, -np.inf)
-            only[:, list(allowed)] = logits[:, list(allowed)]
-            return only
+            constrained[:, list(allowed)] = logits[:, list(allowed)]
+        constrained[:, list(self._plan.banned)] = -np.inf
         return constrained
 
 

@@ -1,0 +1,107 @@
+"""Streams never show half a code point or any part of a stop string, however tokens fall."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushkin_runtime.engines.scripted_engine import byte_tokenizer
+from pushkin_runtime.text_stream import StopStrings, TextStream
+from pushkin_runtime.tokenizer import StreamDetokenizer, TextTokenizer
+
+BYTES = byte_tokenizer()
+texts = st.text(st.sampled_from("ab \nжё🦊é"), max_size=40)
+stops = st.lists(st.text(st.sampled_from("ab \nжё🦊"), min_size=1, max_size=4), max_size=3)
+
+
+@given(st.text(max_size=60))
+def test_any_text_survives_byte_by_byte(text: str) -> None:
+    stream = StreamDetokenizer(BYTES)
+    pieces = [stream.push(token) for token in BYTES.encode(text)]
+
+    assert "".join(pieces) == text
+
+
+def test_bytes_that_are_no_text_are_dropped() -> None:
+    stream = StreamDetokenizer(BYTES)
+    broken = [4 + b for b in b"\xd0\xff"] + BYTES.encode("ок")
+
+    assert "".join(stream.push(token) for token in broken) == "ок"
+
+
+@given(texts, stops)
+def test_stop_strings_never_leak_and_nothing_else_is_lost(text: str, stop: list[str]) -> None:
+    stream = TextStream(BYTES, stop, b"")
+    shown = ""
+    for token in BYTES.encode(text):
+        shown += stream.push(token)
+        assert not any(s in shown for s in stop)
+        if stream.is_stopped:
+            break
+    shown += stream.finish()
+
+    first = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
+    assert stream.is_stopped == (first is not None)
+    if first is None:
+        assert shown == text
+    else:
+        assert text.startswith(shown)
+        assert len(shown) <= first + max(len(s) for s in stop)
+        assert not any(s in shown for s in stop)
+
+
+def test_the_earliest_stop_string_cuts() -> None:
+    stops = StopStrings(["world", "lo w"])
+
+    assert stops.push("hello world") == "hel"
+    assert stops.is_stopped
+    assert stops.flush() == ""
+
+
+def test_text_is_held_only_while_it_may_become_a_stop() -> None:
+    stops = StopStrings(["\n\n"])
+
+    assert [stops.push("a\n"), stops.push("b\n"), stops.flush()] == ["a", "\nb", "\n"]
+
+
+def test_the_healed_part_is_not_shown_again() -> None:
+    stream = TextStream(BYTES, [], b" qui")
+    shown = [stream.push(token) for token in BYTES.encode(" quick fox")]
+
+    assert "".join(shown) == "ck fox"
+
+
+@given(st.text(max_size=80))
+def test_tokenizer_round_trip_and_no_injection(real_tokenizer: TextTokenizer, text: str) -> None:
+    text = text.replace("▁", "")
+    tokens = real_tokenizer.encode(text)
+
+    assert real_tokenizer.decode(tokens) == text
+    assert not set(tokens) & real_tokenizer.special_ids()
+
+
+def test_specials_in_text_stay_text(real_tokenizer: TextTokenizer) -> None:
+    tokens = real_tokenizer.encode("<bos><lang:ru></s><eos>")
+
+    assert not set(tokens) & real_tokenizer.special_ids()
+    assert real_tokenizer.decode(tokens) == "<bos><lang:ru></s><eos>"
+
+
+def test_tokens_by_prefix_are_found_exactly(real_tokenizer: TextTokenizer) -> None:
+    prefix = " с".encode()
+    expected = [
+        index
+        for index in range(real_tokenizer.n_tokens)
+        if real_tokenizer.token_bytes(index).startswith(prefix)
+    ]
+
+    assert real_tokenizer.starting_with(prefix) == expected
+    assert len(expected) > 1
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer(tiny_model: Path) -> TextTokenizer:
+    return TextTokenizer(tiny_model / "tokenizer.json", 512)
