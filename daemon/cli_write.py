@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,8 +55,18 @@ def writing_options(command: Command) -> Command:
         click.option(
             "--n", type=click.IntRange(1, 5), default=1, show_default=True, help="Alternatives."
         ),
-        click.option("--temperature", type=click.FloatRange(0), help="0 is the same every time."),
-        click.option("--min-p", type=click.FloatRange(0, 1), help="Higher is more predictable."),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0, 5),
+            callback=_refuse_nan,
+            help="0 is the same every time.",
+        ),
+        click.option(
+            "--min-p",
+            type=click.FloatRange(0, 1),
+            callback=_refuse_nan,
+            help="Higher is more predictable.",
+        ),
         click.option("--seed", type=click.IntRange(0), help="Repeat a result exactly."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before it. Repeatable."),
         click.option(
@@ -68,6 +79,13 @@ def writing_options(command: Command) -> Command:
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """No range refuses NaN: it is neither below nor above anything."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number.")
+    return value
 
 
 @click.command("continue", help=f"Write on from where TEXT ends.\n{_HELP}")

@@ -41,7 +41,7 @@ def require_daemon(loaded: Loaded) -> Endpoint:
         raise NotRunning(
             f"No daemon of {loaded.paths.home} is running. Start it with `pushkin serve`."
         )
-    if origin.startswith(("--", "PUSHKIN_")) and endpoint.port != port:
+    if origin.startswith(("--", "PUSHKIN_")) and port not in (0, endpoint.port):
         raise NotRunning(
             f"No pushkin daemon on port {port} ({origin}): "
             f"the one of {loaded.paths.home} listens on {endpoint.port}."

@@ -149,7 +149,7 @@ class _Reader:
     def read_toml(self, path: Path) -> None:
         try:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             self.problems.append(f"{path}: cannot be read: {error}")
