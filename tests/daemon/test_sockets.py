@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +152,29 @@ def test_turning_away_leaves_no_connection_waiting() -> None:
         turn_away(listeners)
 
         assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("/opt/p/bin/python -I -m daemon serve --launchd", "another pushkin daemon (pid 4242)"),
+        ("/usr/bin/ruby server.rb", "ruby (pid 4242)"),
+        ("", "a process (pid 4242)"),
+    ],
+)
+def test_on_macos_the_owner_comes_from_lsof_and_ps(
+    command: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, output in (("lsof", "p4242\nf7"), ("ps", command)):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{output}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert str(find_port_owner(1799, platform="darwin")) == expected
+
+
+def test_without_lsof_the_owner_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert find_port_owner(1799, platform="darwin") is None
