@@ -34,15 +34,21 @@ class EventChannel:
             return  # the loop is closed: nobody listens, and the inference thread must not care
 
     def close(self) -> None:
-        """Make `receive` raise ClientDisconnect once the events before it are consumed."""
+        """Make `receive` raise ClientDisconnect: what is left unread no longer matters."""
         self._queue.put_nowait(None)
 
-    async def receive(self) -> Event:
-        """The next event. Raises ClientDisconnect when the client has gone."""
-        event = await self._queue.get()
-        if event is None:
+    async def receive(self) -> list[Event]:
+        """Wait for the next event; return it and those that have come with it.
+
+        Raises ClientDisconnect when the client has gone.
+        """
+        received = [await self._queue.get()]
+        while not self._queue.empty():
+            received.append(self._queue.get_nowait())
+        events = [event for event in received if event is not None]
+        if len(events) < len(received):
             raise ClientDisconnect
-        return event
+        return events
 
 
 class Generation:
@@ -56,15 +62,18 @@ class Generation:
     def request_id(self) -> str:
         return self._handle.request_id
 
-    async def next_event(self, timeout_s: float | None = None) -> Event:
-        """The next event. Raises TimeoutError, or ClientDisconnect when the client has gone."""
-        async with asyncio.timeout(timeout_s):
-            return await self._channel.receive()
+    async def next_events(self, timeout_s: float) -> list[Event]:
+        """The next events, none when none came in time. Raises ClientDisconnect."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._channel.receive()
+        except TimeoutError:
+            return []
 
     async def result(self) -> GenerationResult:
         """Wait for the end. Raises what the generation failed with, or ClientDisconnect."""
         while True:
-            match await self._channel.receive():
+            match (await self._channel.receive())[-1]:
                 case Done(result):
                     return result
                 case Failed(error):

@@ -43,29 +43,39 @@ def sse_frame(event: str, data: object) -> bytes:
 
 
 async def stream_frames(
-    generation: Generation, first: Event | None, render: RenderResult, ping_interval_s: float
+    generation: Generation, first: list[Event], render: RenderResult, ping_interval_s: float
 ) -> AsyncIterator[bytes]:
-    """The frames of a generation; `first` is its first event, or None when none came in time.
+    """The frames of a generation, those of events that came together in one piece.
 
-    Ends after `done` or `error`, or silently when the client has gone.
+    first: the events received so far, none when none came in time. Ends after `done` or `error`, or
+    silently when the client has gone.
     """
-    event = first
+    events = first
     while True:
+        if events:
+            frames, is_over = _frames(events, generation.request_id, render)
+            yield frames
+            if is_over:
+                return
+        else:
+            yield PING
         try:
-            frame = PING if event is None else _frame(event, render)
-        except Exception as error:  # noqa: BLE001 - past the headers only an event can tell
-            log_failure(error, generation.request_id)
-            yield sse_frame("error", as_api_error(error).body(generation.request_id))
-            return
-        yield frame
-        if isinstance(event, Done):
-            return
-        try:
-            event = await generation.next_event(ping_interval_s)
-        except TimeoutError:
-            event = None
+            events = await generation.next_events(ping_interval_s)
         except ClientDisconnect:
             return
+
+
+def _frames(events: list[Event], request_id: str, render: RenderResult) -> tuple[bytes, bool]:
+    """The frames of some events, and whether they are the last."""
+    frames: list[bytes] = []
+    for event in events:
+        try:
+            frames.append(_frame(event, render))
+        except Exception as error:  # noqa: BLE001 - past the headers only an event can tell
+            log_failure(error, request_id)
+            frames.append(sse_frame("error", as_api_error(error).body(request_id)))
+            return b"".join(frames), True
+    return b"".join(frames), isinstance(events[-1], Done)
 
 
 def _frame(event: Event, render: RenderResult) -> bytes:

@@ -16,7 +16,7 @@ from api.openapi import STREAM_CONTENT, error_responses
 from api.schemas import ContinueBody, RephraseBody, StoryBody
 from api.services import RequestIdDep, ServicesDep
 from api.sse import EventStream, stream_frames
-from pushkin_runtime.types import Event, Failed
+from pushkin_runtime.types import Failed
 
 router = APIRouter(
     tags=["writing"],
@@ -92,19 +92,10 @@ async def _respond(reply: Reply, client: Request, ping_interval_s: float) -> Res
     if not reply.stream and not _accepts_event_stream(client):
         answer = render(await generation.result())
         return Response(json_bytes(answer), media_type="application/json")
-    first = await _first_event(generation, ping_interval_s)
+    first = await generation.next_events(ping_interval_s)
+    if first and isinstance(first[0], Failed):
+        raise first[0].error  # it broke at once: there is still time for a real status code
     return EventStream(stream_frames(generation, first, render, ping_interval_s))
-
-
-async def _first_event(generation: Generation, timeout_s: float) -> Event | None:
-    """Wait for the first event, so that a generation that breaks at once has a real status code."""
-    try:
-        event = await generation.next_event(timeout_s)
-    except TimeoutError:
-        return None
-    if isinstance(event, Failed):
-        raise event.error
-    return event
 
 
 def _accepts_event_stream(client: Request) -> bool:

@@ -216,6 +216,7 @@ async def test_an_engine_that_breaks_in_mid_stream_ends_with_an_error_event(
     events = read_events(response.text)
     assert response.status_code == 200
     assert [e.event for e in events].count("error") == 1
+    assert "".join(e.data["text"] for e in events if e.event == "delta") == " and "
     assert events[-1].event == "error"
     error = events[-1].data["error"]
     assert error["code"] == "engine_failed"
