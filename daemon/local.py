@@ -5,6 +5,7 @@ Bodies, defaults and errors are the API's own, so that a result does not depend 
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from daemon.client import fault
 from daemon.errors import DaemonError, LoadFailed
-from daemon.lifecycle import build_runtime, harden_process
+from daemon.lifecycle import build_runtime, harden_process, settle_memory
 from daemon.writing import Body, Finished, Piece, Task, Waiting, WritingEvent
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class LocalWriter:
 
     def __enter__(self) -> LocalWriter:
         harden_process()
+        gc.disable()
         self._runtime.start()
         return self
 
@@ -62,6 +64,7 @@ class LocalWriter:
     def _await_ready(self) -> None:
         while (status := self._runtime.status()).state == "loading":
             time.sleep(_READY_POLL_S)
+        settle_memory()
         if status.state != "ready":
             raise LoadFailed(status.error or "The model could not be loaded.")
 
@@ -88,13 +91,15 @@ def _request(task: Task, body: Body) -> GenerationRequest:
     from pydantic import ValidationError
 
     from api.schemas import ContinueBody, RephraseBody, StoryBody
-    from api.validation import refusal
 
     bodies: dict[Task, type[ContinueBody | RephraseBody | StoryBody]]
     bodies = {"continue": ContinueBody, "rephrase": RephraseBody, "story": StoryBody}
     try:
         return bodies[task].model_validate(body).to_request(_REQUEST_ID)
     except ValidationError as error:
+        # Brings in the web framework, so only when there is something to say.
+        from api.validation import refusal
+
         findings = [{**finding, "loc": ("body", *finding["loc"])} for finding in error.errors()]
         raise _translate(refusal(findings)) from None
 
