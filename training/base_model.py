@@ -11,7 +11,8 @@ import argparse
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -30,12 +31,7 @@ from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_op
 from training.presets import PRESETS
 from training.progress import Metrics, plot_loss, reporting
 from training.shards import RowOrder, load_order
-
-TOKENIZER_FILES: tuple[str, ...] = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+from training.tokenizer import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class Trainer:
 def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
     """Build or restore a run. A run in `settings.out` is continued, with its own step count."""
     accelerator = Accelerator(mixed_precision=settings.precision)
+    if settings.rows_per_step % accelerator.num_processes:
+        raise ValueError(
+            f"rows_per_step {settings.rows_per_step} cannot be shared by "
+            f"{accelerator.num_processes} processes: choose a multiple"
+        )
     torch.manual_seed(settings.seed)
     model = Gemma3ForCausalLM(PRESETS[settings.preset].config())
     model.config._attn_implementation = "sdpa"
@@ -86,6 +87,12 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
         state = checkpoint.load(found, model, optimizers)
     loss = accelerator.prepare(RowLoss(model, settings.compiled))
     order = load_order(settings.shards, settings.seed)
+    row_length = order.tables[0].shape[1] - 1
+    if row_length % settings.seq_len or settings.microbatch_rows < 1:
+        raise ValueError(
+            f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
+            f"or microbatch_rows {settings.microbatch_rows} is below 1"
+        )
     if settings.decay_steps and state.decay_start is None:
         state = replace(state, decay_start=state.step, decay_steps=settings.decay_steps)
     return Trainer(settings, accelerator, model, loss, optimizers, order), state
@@ -137,40 +144,54 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
     decay_end = (state.decay_start or 0) + state.decay_steps
     last_step = decay_end if state.decay_start is not None else settings.steps
     schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
-    stop_requested: list[int] = []
+    began = time.monotonic()
+    with stop_signals() as received, reporting(settings.out, last_step, state.step) as report:
+        while state.step < last_step:
+            state, metrics = _timed_step(trainer, state, schedule.factor(state.step))
+            if trainer.accelerator.is_main_process:
+                report(metrics)
+            if state.step % settings.save_every == 0:
+                _save(trainer, state)
+            overdue = 0 < settings.max_minutes * 60 < time.monotonic() - began
+            if _any_process(trainer.accelerator, bool(received) or overdue):
+                break
+    _save(trainer, state)
+    return state
+
+
+def _timed_step(trainer: Trainer, state: TrainState, factor: float) -> tuple[TrainState, Metrics]:
+    started = time.monotonic()
+    moved, loss, norm = train_step(trainer, state, factor)
+    nats, grad_norm = float(loss), float(norm)  # waits for the device
+    took = time.monotonic() - started
+    moved = replace(moved, seconds=state.seconds + took)
+    speed = (moved.tokens - state.tokens) / took
+    return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C in a list instead of dying; the old handlers come back after."""
+    received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop_requested.append(number)
+        received.append(number)
 
-    previous = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    began = time.monotonic()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        with reporting(settings.out, last_step, state.step) as report:
-            while state.step < last_step and not stop_requested:
-                started = time.monotonic()
-                factor = schedule.factor(state.step)
-                before = state.tokens
-                state, loss, norm = train_step(trainer, state, factor)
-                took = time.monotonic() - started
-                state = replace(state, seconds=state.seconds + took)
-                if trainer.accelerator.is_main_process:
-                    speed = (state.tokens - before) / took
-                    report(
-                        Metrics(
-                            state.step, state.tokens, float(loss), factor, float(norm), speed, took
-                        )
-                    )
-                if state.step % settings.save_every == 0:
-                    _save(trainer, state)
-                if settings.max_minutes and time.monotonic() - began > settings.max_minutes * 60:
-                    break
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    _save(trainer, state)
-    return state
+
+
+def _any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process says so: all must leave the loop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    votes: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device))
+    return bool(votes > 0)
 
 
 def _save(trainer: Trainer, state: TrainState) -> None:
@@ -179,6 +200,7 @@ def _save(trainer: Trainer, state: TrainState) -> None:
             trainer.settings.out, trainer.model, trainer.optimizers, state, trainer.settings.keep
         )
         plot_loss(trainer.settings.out)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,8 +232,9 @@ def _flag(name: str) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     arguments = vars(_parser().parse_args(argv))
-    if arguments.pop("threads"):
-        torch.set_num_threads(_parser().parse_args(argv).threads)
+    threads = arguments.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
     tokenizer = arguments.pop("tokenizer")
     rates = OptimizerSettings(muon_lr=arguments.pop("muon_lr"), adam_lr=arguments.pop("adam_lr"))
     settings = RunSettings(**arguments)

@@ -26,14 +26,10 @@ from training.checkpoint import write_atomic
 from training.control_tokens import EOS, RESERVED_TOKENS
 from training.fake_quant import BITS, GROUP_SIZE
 from training.presets import SLIDING_WINDOW_PATTERN
+from training.tokenizer import TOKENIZER_FILES
 
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_FORMAT = 1
-TOKENIZER_FILES: tuple[str, ...] = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
 
 
 def export_config(config: Gemma3TextConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,11 +170,6 @@ def load_order(folder: Path, seed: int) -> RowOrder:
     return RowOrder(tuple(np.load(path, mmap_mode="r") for path in paths), seed)
 
 
-def _work_list(args: argparse.Namespace) -> Iterator[Work]:
-    kept, _ = training_works(all_works(args.data, args.cache))
-    yield from kept
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: tokenise every training work."""
     parser = argparse.ArgumentParser(prog="training.shards", description=__doc__)
@@ -185,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     tokenizer = load_tokenizer(args.tokenizer)
-    counts = build_shards(list(_work_list(args)), tokenizer, args.out, seed=args.seed)
+    works, _ = training_works(all_works(args.data, args.cache))
+    counts = build_shards(works, tokenizer, args.out, seed=args.seed)
     print(f"rows of {ROW_LENGTH} tokens: {counts} -> {args.out}")
 
 

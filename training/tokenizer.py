@@ -22,6 +22,11 @@ from training.control_tokens import BOS, BYTE_TOKENS, EOS, PAD, RESERVED_TOKENS,
 from training.corpora import DEFAULT_DATA, Work, all_works, training_works
 
 VOCAB_SIZE = 16_384
+TOKENIZER_FILES: tuple[str, ...] = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 # Words with their leading blank and inner apostrophes, single digits, punctuation, line ends.
 _WORDS = r"▁?\p{L}[\p{L}\p{M}]*(?:['’\-][\p{L}\p{M}]+)*|\p{N}|▁?[^\p{L}\p{N}▁\s]+|\n+|▁+(?=▁)|▁|\s"
 _ALPHABET_LIMIT = 320
