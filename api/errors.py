@@ -160,13 +160,17 @@ def as_api_error(error: Exception) -> ApiError:
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """The exception handler for every class the application knows."""
+    log_failure(error, request.state.request_id)
     return as_api_error(error).response(request.state.request_id)
 
 
 def log_failure(error: Exception, request_id: str) -> None:
-    """Log a failure's class and place. Its message is left out: it may quote what the user wrote."""
+    """Log the class and place of what should not happen; what the client is told about passes.
+
+    The message is left out: it may quote what the user wrote.
+    """
     code = as_api_error(error).code
-    if STATUSES[code] < 500:
+    if STATUSES[code] != 500:
         return
     log.error(
         "request failed",

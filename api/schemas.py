@@ -132,13 +132,19 @@ class ControlBody(Body):
     language: ControlCode | None = None
 
 
-def _persona_kind(value: object) -> str:
-    return "<name>" if isinstance(value, str) else "<object>"
+def _persona_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "<name>"
+    return "<object>" if isinstance(value, dict | PersonaBody) else None
 
 
 Persona = Annotated[
     Annotated[Literal["auto", "off"], Tag("<name>")] | Annotated[PersonaBody, Tag("<object>")],
-    Discriminator(_persona_kind),
+    Discriminator(
+        _persona_kind,
+        custom_error_type="invalid_type",
+        custom_error_message="must be 'auto', 'off' or an object",
+    ),
 ]
 
 

@@ -32,7 +32,7 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "less than"),
 }
-_OWN_CODES = frozenset({"unknown_field", "text_empty", "invalid_value"})
+_OWN_CODES = frozenset({"text_empty", "invalid_type", "invalid_value"})
 
 
 async def answer_invalid_request(request: Request, error: Exception) -> Response:

@@ -40,7 +40,7 @@ BAD = [
     ({"text": "A", "quality": CANARY}, "invalid_value", "quality", "'fast', 'balanced' or 'best'"),
     ({"text": "A", "stream": "yes"}, "invalid_type", "stream", "must be true or false"),
     ({"text": "A", "persona": CANARY}, "invalid_value", "persona", "'auto' or 'off'"),
-    ({"text": "A", "persona": 3}, "invalid_type", "persona", "must be an object, got an integer"),
+    ({"text": "A", "persona": 3}, "invalid_type", "persona", "must be 'auto', 'off' or an object"),
     ({"text": "A", "persona": {"strength": 3}}, "invalid_value", "persona.strength", "at most 2"),
     ({"text": "A", "adapters": [{"name": "A b"}]}, "invalid_value", "adapters[0].name", "match"),
     ({"text": "A", "adapters": [{"name": "../x"}]}, "invalid_value", "adapters[0].name", "match"),

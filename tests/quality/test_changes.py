@@ -67,6 +67,15 @@ def test_each_category_has_its_example(original, revision, category, old, new):
     assert (change.category, change.old, change.new) == (category, old, new)
 
 
+def test_words_in_the_same_gaps_are_reported_one_by_one():
+    changes = changes_between("Он ушел быстро, молча.", "Он ушёл скоро, молча.")
+
+    assert [(c.old, c.new, c.category) for c in changes] == [
+        ("ушел", "ушёл", "spelling"),
+        ("быстро", "скоро", "wording"),
+    ]
+
+
 def test_offsets_count_utf16_code_units():
     [change] = changes_between("👩‍👩‍👧 мама", "👩‍👩‍👧 папа")
 
