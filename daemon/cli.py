@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from typing import Any
 
 import click
 
@@ -13,13 +13,25 @@ from daemon.cli_serve import serve
 from daemon.cli_service import service
 from daemon.cli_write import continue_, rephrase, story
 from daemon.errors import DaemonError
-from daemon.terminal import print_error
+from daemon.terminal import discard_stdout, print_error
 
 _COMPLETE_VARIABLE = "_PUSHKIN_COMPLETE"
 _CANCELLED = 130
 
 
+class _Commands(click.Group):
+    """A group for which a closed pipe (`… | head`) is not the failure click makes of it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_stdout()
+            return 0
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Exit codes:
@@ -75,19 +87,11 @@ def run(arguments: list[str] | None = None) -> int:
     except DaemonError as error:
         print_error(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        return _leave_closed_pipe()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         return 1
     return code if isinstance(code, int) else 0
-
-
-def _leave_closed_pipe() -> int:
-    """The reader has what it wanted (`pushkin continue … | head`): not a failure."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def serve(
         loaded = load(flags)
         announcer = choose_announcer(loaded, as_json=as_json, under_launchd=launchd)
         run_daemon(Serving(loaded=loaded, announcer=announcer, under_launchd=launchd))
-    except DaemonError as error:
+    except (DaemonError, OSError) as error:
         if not launchd:
             raise
         refuse_under_launchd(locate()[0], error)

@@ -113,15 +113,13 @@ def story(**given: Unpack[Given]) -> None:
 def _write(task: Task, given: Given, extra: Body) -> None:
     body = _body(task, given) | extra
     _check_unicode(body)
-    with contextlib.suppress(BrokenPipeError), _open_writer(given["port"]) as writer:
+    with _open_writer(given["port"]) as writer:
         if given["as_json"]:
             print_json(_finish(writer, task, body))
         elif given["n"] > 1 or not given["stream"]:
             _print_choices(_finish(writer, task, body)["choices"])
         else:
             _stream(writer, task, body)
-        return
-    _discard_stdout()
 
 
 def _body(task: Task, given: Given) -> Body:
@@ -235,10 +233,3 @@ def _print_choices(choices: list[dict[str, Any]]) -> None:
         write_text(choice["text"])
     if sys.stdout.isatty():
         write_text("\n")
-
-
-def _discard_stdout() -> None:
-    """The reader has closed the pipe; nothing buffered may be tried again at exit."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

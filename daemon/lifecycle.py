@@ -105,7 +105,7 @@ def serve(serving: Serving) -> None:
             withdraw_endpoint(paths)
 
 
-def refuse_under_launchd(paths: Paths, error: DaemonError) -> None:
+def refuse_under_launchd(paths: Paths, error: Exception) -> None:
     """Leave word and release launchd's sockets; the caller then exits 0 and launchd lets it be."""
     with contextlib.suppress(DaemonError, OSError):
         prepare(paths)

@@ -7,6 +7,7 @@ ten times a second for ever; its public steps are called here instead, around an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -64,7 +65,7 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
     server.lifespan = config.lifespan_class(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _stop_signals():
         loop.add_signal_handler(number, stop.set)
 
     await server.startup(sockets=sockets)
@@ -74,11 +75,18 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
     started = time.monotonic()
     _limit_drain()
     log.info("draining")
-    hooks.stopping()
     watcher.cancel()
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        hooks.stopping()
     await _close_runtime(runtime)
     await server.shutdown(sockets=sockets)
     log.info("drained", extra={"drain_ms": round((time.monotonic() - started) * 1000)})
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """A closed terminal stops the daemon too, unless `nohup` has asked otherwise."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hang_up]
 
 
 async def _watch_loading(runtime: Runtime, hooks: Hooks, stop: asyncio.Event) -> None:
@@ -87,7 +95,10 @@ async def _watch_loading(runtime: Runtime, hooks: Hooks, stop: asyncio.Event) ->
         status = runtime.status()
         if status.state == "ready":
             log.info("ready", extra={"engine": status.engine, "load_ms": status.load_ms})
-            hooks.ready()
+            try:
+                hooks.ready()
+            except OSError:  # a full disk or a closed terminal does not stop the work
+                log.exception("could not tell that the daemon is ready")
             return
         if status.state != "loading":
             log.error("model not loaded", extra={"engine": status.engine})

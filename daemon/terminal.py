@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -80,9 +81,16 @@ def write_text(text: str) -> None:
 
 
 def print_json_line(value: object) -> None:
-    """Print one JSON document on a line of its own, at once."""
-    click.echo(json.dumps(value, ensure_ascii=False))
-    sys.stdout.flush()
+    """Print one JSON document on a line of its own, at once; nobody has to read it."""
+    try:
+        click.echo(json.dumps(value, ensure_ascii=False))
+    except BrokenPipeError:
+        discard_stdout()
+
+
+def discard_stdout() -> None:
+    """Send the rest of the output nowhere: the reader has closed the pipe, and that is its right."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Spinner:

@@ -26,12 +26,12 @@ Pushkin = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 @pytest.fixture(scope="module")
-def daemon(start_daemon, tmp_path_factory):  # type: ignore[no-untyped-def]
+def daemon(start_daemon, tmp_path_factory):
     """One daemon for the tests that leave it running."""
     return start_daemon(tmp_path_factory.mktemp("shared") / "home")
 
 
-def events(response: httpx.Response) -> Iterator[tuple[str, dict]]:  # type: ignore[type-arg]
+def events(response: httpx.Response) -> Iterator[tuple[str, dict]]:
     return parse_sse(response.iter_bytes())
 
 
@@ -46,6 +46,20 @@ def test_it_answers_on_both_loopback_families_with_the_token_from_its_file(daemo
     with contextlib.suppress(httpx.ConnectError):  # no IPv6 loopback here
         health = httpx.get(f"http://[::1]:{daemon.port}/health", trust_env=False)
         assert health.status_code == 200
+
+
+def test_without_a_token_every_other_guard_stays_on(start_daemon, home: Path) -> None:
+    daemon = start_daemon(home, "--no-auth")
+    url = f"http://127.0.0.1:{daemon.port}/v1/continue"
+    body = {"text": "Once", "max_tokens": 1}
+    with httpx.Client(trust_env=False) as client:
+        codes = [
+            client.post(url, json=body, headers=headers).status_code
+            for headers in ({}, {"Origin": "https://evil.example"}, {"Host": "evil.example"})
+        ]
+
+    assert codes == [200, 403, 421]
+    assert not (home / "token").exists()
 
 
 def test_the_endpoint_file_says_where_it_listens_to_its_owner_only(daemon) -> None:
@@ -187,6 +201,19 @@ def test_sigterm_ends_an_open_stream_as_cancelled_and_the_process_with_0(
     assert last[1]["choices"][0]["finish_reason"] == "cancelled"
     assert daemon.process.wait(5) == 0
     assert time.monotonic() - stopped_at < 5
+    assert not (home / "endpoint.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_stop_it_cleanly(
+    start_daemon, home: Path, number: signal.Signals
+) -> None:
+    daemon = start_daemon(home, ready=False)
+    daemon.wait_for("ready")
+    daemon.process.stdout.close()  # nobody reads any more
+
+    assert daemon.stop(number) == 0
+    assert daemon.process.stderr.read() == ""
     assert not (home / "endpoint.json").exists()
 
 
