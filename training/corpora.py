@@ -182,7 +182,7 @@ def training_works(
 ) -> tuple[list[Work], list[tuple[Work, str]]]:
     """The works to train on, and the dropped ones with the reason.
 
-    Dropped are held-out authors, works of which `leak_share` of the sentences are a held-out
+    Dropped are held-out authors, hard-wrapped prose, works of which `leak_share` of the sentences are a held-out
     author's, and works of which `duplicate_share` of the sentences were seen in kept works.
     """
     works = list(works)
@@ -197,8 +197,11 @@ def training_works(
     for work in works:
         if work.path in held_paths:
             continue
-        own = sketch(work.read())
-        if len(own & held_sentences) > max(1, leak_share * len(own)):
+        text = work.read()
+        own = sketch(text)
+        if work.genre == "prose" and is_hard_wrapped(text):
+            dropped.append((work, "hard-wrapped lines"))
+        elif len(own & held_sentences) > max(1, leak_share * len(own)):
             dropped.append((work, "shares text with a held-out author"))
         elif len(own & seen) > max(2, duplicate_share * len(own)):
             dropped.append((work, "near-duplicate"))
@@ -208,15 +211,30 @@ def training_works(
     return kept, dropped
 
 
+def is_hard_wrapped(text: str) -> bool:
+    """Whether most paragraphs begin in the middle of a sentence: lines were taken for paragraphs."""
+    starts = [part.lstrip(' —–-«"“')[:1] for part in text.split("\n\n")]
+    return sum(start.islower() for start in starts) > 0.5 * len(starts)
+
+
 def held_out_works(works: Iterable[Work], language: str) -> dict[str, list[Work]]:
-    """Works in the original language of each held-out author, prose only: author -> works."""
+    """Prose in the original language of each held-out author: author -> works.
+
+    No text twice, and no hard-wrapped copy where a clean one exists.
+    """
     chosen: dict[str, list[Work]] = {author: [] for author in HELD_OUT[language]}
+    seen: set[int] = set()
     for work in works:
         if work.language != language or work.genre != "prose":
             continue
         for author, slugs in HELD_OUT[language].items():
-            if any(slug in work.author.casefold() for slug in slugs):
+            if not any(slug in work.author.casefold() for slug in slugs):
+                continue
+            text = work.read()
+            own = sketch(text)
+            if len(own & seen) <= max(1, 0.1 * len(own)) and not is_hard_wrapped(text):
                 chosen[author].append(work)
+                seen |= own
     return chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +43,10 @@ def archives(tmp_path: Path) -> tuple[Path, Path]:
         "authors-ru/ru/chekhov/Степь.txt": _prose(3),
         "corpus-en/en/anton_tchekoff__the_steppe.txt": _prose(4),
         "corpus-en/en/charles_dickens__bleak_house.txt": "A new preface.\n\n" + _prose(2),
+        "corpus-ru/ru/chekhov__step.txt": _prose(3),
         "corpus-en/en/an_editor__an_anthology.txt": _prose(5) + _prose(1),
         "corpus-ru/ru/gogol__shinel.txt": _prose(6),
+        "corpus-en/en/wrapped__lines.txt": re.sub(r"((?:\w+\W+){17})", r"\1\n\n", _prose(7)),
     }
     rows = [_HEADER]
     for name, text in texts.items():
@@ -61,6 +64,8 @@ def test_held_out_authors_copies_and_leaks_are_dropped(archives: tuple[Path, Pat
     kept, dropped = training_works(all_works(*archives))
     assert [work.author for work in kept] == ["dickens", "gogol"]
     assert {work.title: reason for work, reason in dropped} == {
+        "step": "held-out author",
+        "lines": "hard-wrapped lines",
         "nostromo_1904": "held-out author",
         "степь": "held-out author",
         "the_steppe": "held-out author",
@@ -69,7 +74,9 @@ def test_held_out_authors_copies_and_leaks_are_dropped(archives: tuple[Path, Pat
     }
 
 
-def test_held_out_works_are_in_the_original_language(archives: tuple[Path, Path]) -> None:
+def test_held_out_works_are_in_the_original_language_and_not_twice(
+    archives: tuple[Path, Path],
+) -> None:
     chosen = held_out_works(all_works(*archives), "ru")
     assert [work.title for work in chosen["chekhov"]] == ["степь"]
     assert chosen["herzen"] == []
