@@ -46,7 +46,7 @@ def archives(tmp_path: Path) -> tuple[Path, Path]:
         "corpus-ru/ru/chekhov__step.txt": _prose(3),
         "corpus-en/en/an_editor__an_anthology.txt": _prose(5) + _prose(1),
         "corpus-ru/ru/gogol__shinel.txt": _prose(6),
-        "corpus-en/en/wrapped__lines.txt": re.sub(r"((?:\w+\W+){17})", r"\1\n\n", _prose(7)),
+        "corpus-en/en/wrapped__lines.txt": re.sub(r"((?:\w+\W+){23})", r"\1\n\n", _prose(7)),
     }
     rows = [_HEADER]
     for name, text in texts.items():
