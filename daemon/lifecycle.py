@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ def serve(serving: Serving) -> None:
     Never forks: launchd, systemd and a terminal all want the process they started.
     """
     paths = serving.loaded.paths
+    signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
@@ -173,6 +175,10 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     run_server(app, listeners.sockets, runtime, Hooks(ready, failed, serving.announcer.stopping))
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
+
+
+def _stop_while_starting(_: int, __: object) -> None:
+    raise SystemExit(0)
 
 
 def _open_listeners(serving: Serving) -> Listeners:

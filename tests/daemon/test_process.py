@@ -204,6 +204,13 @@ def test_sigterm_ends_an_open_stream_as_cancelled_and_the_process_with_0(
     assert not (home / "endpoint.json").exists()
 
 
+def test_it_can_be_stopped_before_it_is_ready(start_daemon, home: Path) -> None:
+    daemon = start_daemon(home, ready=False)
+    daemon.wait_for("listening")
+
+    assert daemon.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_a_closed_terminal_stop_it_cleanly(
     start_daemon, home: Path, number: signal.Signals
