@@ -85,9 +85,8 @@ CODES: dict[type[Exception], str] = {
 # launchd starts the next daemon within about this long.
 DRAINING_RETRY_AFTER_S = 2
 
-INTERNAL_MESSAGE = (
-    "the daemon failed in an unexpected way; its log has the place under this request_id"
-)
+# The official OpenAI client repeats every 5xx unless it is told not to.
+NO_RETRY = {"x-should-retry": "false"}
 
 
 class ErrorDetail(TypedDict):
@@ -151,7 +150,7 @@ def as_api_error(error: Exception) -> ApiError:
         return _from_framework(error)
     code = next((CODES[base] for base in type(error).__mro__ if base in CODES), None)
     if code is None:
-        return ApiError("internal_error", INTERNAL_MESSAGE)
+        return _internal_error()
     message = str(error) or code.replace("_", " ")
     return ApiError(
         code, message, param=getattr(error, "param", None), headers=_retry_headers(error, code)
@@ -199,7 +198,7 @@ def _type_of(status: int) -> str:
 def _from_framework(error: HTTPException) -> ApiError:
     """Starlette raises plain HTTPExceptions for routing; their texts never quote the request."""
     if error.status_code == 404:
-        return ApiError("unknown_path", "there is nothing at this path; see docs and openapi.json")
+        return ApiError("unknown_path", "there is nothing at this path; see openapi.json")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return ApiError(
@@ -209,15 +208,20 @@ def _from_framework(error: HTTPException) -> ApiError:
         )
     if error.status_code < 500:
         return ApiError("invalid_request", "the request could not be read")
-    return ApiError("internal_error", INTERNAL_MESSAGE)
+    return _internal_error()
+
+
+def _internal_error() -> ApiError:
+    message = "the daemon failed in an unexpected way; its log has the place under this request_id"
+    return ApiError("internal_error", message, headers=NO_RETRY)
 
 
 def _retry_headers(error: Exception, code: str) -> dict[str, str]:
-    """Say when to try again, or tell clients that retry every 5xx that it will not help."""
+    """Say when to try again, or that it will not help."""
     if STATUSES[code] < 500:
         return {}
     default = DRAINING_RETRY_AFTER_S if code == "draining" else None
     retry_after_s = getattr(error, "retry_after_s", default)
     if retry_after_s is not None:
         return {"Retry-After": str(retry_after_s)}
-    return {"x-should-retry": "false"}
+    return NO_RETRY

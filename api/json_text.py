@@ -82,7 +82,8 @@ def _refuse_constant(name: str) -> object:
 
 def _inspect(value: object) -> None:
     for n_before, (path, depth, item) in enumerate(_walk(value)):
-        if n_before >= MAX_VALUES:
+        n_inside = len(item) if isinstance(item, dict | list) else 0
+        if n_before + n_inside >= MAX_VALUES:
             raise JsonRefused(f"the body holds more than {MAX_VALUES} values")
         if depth > MAX_DEPTH:
             raise JsonRefused(f"the body is nested deeper than {MAX_DEPTH} levels")

@@ -9,7 +9,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import INTERNAL_MESSAGE, ApiError, log_failure
+from api.errors import as_api_error, log_failure
 
 log = logging.getLogger("pushkin.api")
 
@@ -59,9 +59,12 @@ class RequestScopeMiddleware:
         except Exception as error:  # noqa: BLE001 - uvicorn would log its message, which may quote text
             log_failure(error, request_id)
             if not status and scope["type"] == "http":
-                answer = ApiError("internal_error", INTERNAL_MESSAGE).response(request_id)
+                answer = as_api_error(error).response(request_id)
                 await answer(scope, receive, send_with_id)
-        log.info(
+        # Watchers ask for /health and /v1/status every second.
+        is_look = scope.get("method") == "GET" and status == 200
+        log.log(
+            logging.DEBUG if is_look else logging.INFO,
             "request finished",
             extra={
                 "request_id": request_id,

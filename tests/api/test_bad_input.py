@@ -104,6 +104,7 @@ BROKEN = [
     (b'{"text": "A", "n": ' + b"9" * 5000 + b"}", "invalid_json", "thousands of digits"),
     (b'{"text": "A", "top": ' + b"[" * 33 + b"]" * 33 + b"}", "invalid_json", "deeper than 32"),
     (b"[" * 100_000, "invalid_json", "deeper than 32"),
+    (b"[" + b"0," * 1_000_000 + b"0]", "invalid_json", "more than 10000 values"),
     (b'{"stop": [' + b"0," * 10_000 + b"0]}", "invalid_json", "more than 10000 values"),
     (b'{"text": "ab\\ud83d"}', "invalid_unicode", "`text` holds half of a surrogate pair"),
     ('{"text": "😀\\udc00"}'.encode(), "invalid_unicode", "at UTF-16 offset 2"),

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from api.errors import ApiError
+from api.security import check_request
 from api.services import ApiLimits, Services, loopback_hosts
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +169,26 @@ async def test_only_plain_utf8_json_is_taken(ask, headers):
 )
 async def test_every_spelling_of_json_is_taken(ask, content_type):
     assert (await ask([HOST, AUTH, (b"content-type", content_type)])).status == 200
+
+
+@given(st.binary(max_size=40), st.sampled_from([b"", b"application/json;charset", b"a/json;"]))
+def test_no_content_type_breaks_the_check(tail, head):
+    scope = {"type": "http", "method": "POST", "path": "/v1/continue"}
+    scope["headers"] = [HOST, (b"content-type", head + tail)]
+    services = Services(
+        runtime=None,
+        auth_token=None,
+        allowed_hosts=loopback_hosts(1799),
+        version="",
+        started_at=0.0,
+    )
+    try:
+        check_request(scope, services)
+    except ApiError as error:
+        refused_as = error.code
+    else:
+        refused_as = None
+    assert refused_as in {None, "unsupported_media_type"}
 
 
 @pytest.mark.parametrize(
