@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import click
 
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         port: int | None
 
 
-_SAMPLING = ("temperature", "min_p", "seed")
+_SAMPLING: tuple[Literal["temperature", "min_p", "seed"], ...] = ("temperature", "min_p", "seed")
 _HELP = """
     TEXT comes from the argument, from --file, or from standard input, and is used verbatim: leading
     and trailing spaces and newlines count. Only the new text is printed, with a newline after it on
     a terminal and nothing added elsewhere.
+
+    TEXT that begins with - goes after --.
 
     With a running daemon the work is done there; otherwise the model is loaded for this one call.
 """
@@ -125,9 +127,7 @@ def _write(task: Task, given: Given, extra: Body) -> None:
 def _body(task: Task, given: Given) -> Body:
     body: Body = {"prompt" if task == "story" else "text": _read_text(given["text"], given["file"])}
     sampling: dict[str, Any] = {
-        name: value
-        for name in _SAMPLING
-        if (value := given[name]) is not None  # type: ignore[literal-required]
+        name: value for name in _SAMPLING if (value := given[name]) is not None
     }
     optional: Body = {
         "max_tokens": given["max_tokens"],

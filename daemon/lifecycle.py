@@ -56,8 +56,8 @@ class Announcer(Protocol):
 def settle_memory() -> None:
     """Turn the garbage collector on again after a start without it.
 
-    Importing makes a million objects that live for ever: looking through them again and again costs
-    a sixth of the start, and later a pause in the middle of a word.
+    Importing makes 200,000 objects that live for ever: looking through them again and again costs a
+    sixth of the start, and later a pause in the middle of a word.
     """
     gc.freeze()
     gc.enable()

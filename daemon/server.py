@@ -94,14 +94,12 @@ async def _watch_loading(runtime: Runtime, hooks: Hooks, stop: asyncio.Event) ->
     while True:
         status = runtime.status()
         if status.state == "ready":
-            log.info("ready", extra={"engine": status.engine, "load_ms": status.load_ms})
             try:
                 hooks.ready()
             except OSError:  # a full disk or a closed terminal does not stop the work
                 log.exception("could not tell that the daemon is ready")
             return
         if status.state != "loading":
-            log.error("model not loaded", extra={"engine": status.engine})
             if hooks.failed(status.error or "no reason given"):
                 stop.set()
             return
