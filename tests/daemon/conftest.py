@@ -18,6 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACED_DAEMON = Path(__file__).with_name("paced_daemon.py")
 PATIENCE_S = 20.0
+LIFETIME_S = 120.0  # a daemon that a broken test leaves waiting
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ class Daemon:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._watchdog = threading.Timer(PATIENCE_S, self.process.kill)
+        self._watchdog = threading.Timer(LIFETIME_S, self.process.kill)
         self._watchdog.start()
 
     def wait_for(self, event: str) -> dict[str, Any]:
