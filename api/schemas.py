@@ -184,7 +184,9 @@ class WritingBody(Body):
             raise PydanticCustomError("invalid_value", "names one adapter twice; add the scales")
         return adapters
 
-    def _shared(self, task: Task, request_id: str, text: str, max_tokens: int) -> GenerationRequest:
+    def _shared(
+        self, task: Task, request_id: str, text: str, max_tokens: int | None
+    ) -> GenerationRequest:
         sampling, control, persona = self.sampling, self.control, self.persona
         return GenerationRequest(
             request_id=request_id,
@@ -253,7 +255,9 @@ class RephraseBody(WritingBody):
     after: Text = ""
     instruction: str = Field("", max_length=2_000)
     explain: bool = Field(False, description="Adds `changes` to each choice.")
-    max_tokens: int = Field(256, ge=1, le=1024)
+    max_tokens: int | None = Field(
+        None, ge=1, le=1024, description="Unset: half as much again as the selection takes."
+    )
 
     def to_request(self, request_id: str) -> GenerationRequest:
         request = self._shared("rephrase", request_id, self.text, self.max_tokens)

@@ -128,7 +128,7 @@ class Generation:
             self._shop.engine.prefill(cache, Tokens(body[start : start + chunk]))
             self._shop.on_progress(0)
             if cache.n_tokens < len(body):
-                self.handle.sink(
+                self.handle.emit(
                     Progress(stage="prefill", n_done=cache.n_tokens, n_total=len(body))
                 )
             yield
@@ -243,10 +243,10 @@ class Generation:
         if self._clock.first_text is None:
             self._clock.first_text = self.handle.elapsed_ms()
         if not self._is_ranked():
-            self.handle.sink(Delta(index, text))
+            self.handle.emit(Delta(index, text))
 
     def _emit_started(self) -> None:
-        self.handle.sink(
+        self.handle.emit(
             Started(
                 request_id=self.handle.request_id,
                 model=self._shop.engine.info.id,
@@ -265,12 +265,12 @@ class Generation:
             kept = [Draft(i, d.text, d.reason, d.score) for i, d in enumerate(kept)]
             for draft in kept:
                 if draft.text:
-                    self.handle.sink(Delta(draft.index, draft.text))
+                    self.handle.emit(Delta(draft.index, draft.text))
         choices = tuple(
             Choice(index=d.index, text=d.text, finish_reason=d.reason, score=d.finite_score)
             for d in kept
         )
-        self.handle.sink(
+        self.handle.emit(
             Done(
                 GenerationResult(
                     request_id=self.handle.request_id,

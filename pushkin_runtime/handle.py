@@ -6,20 +6,30 @@ import threading
 import time
 from collections.abc import Callable
 
-from pushkin_runtime.types import EventSink, FinishReason, GenerationRequest
+from pushkin_runtime.types import Done, Event, EventSink, Failed, FinishReason, GenerationRequest
 
 
 class GenerationHandle:
     """Made by `Runtime.submit`. Ending it is a request: the last event still comes to the sink, within
-    one decode step or one prefill chunk."""
+    one decode step or one prefill chunk.
+
+    wake: has the inference thread look at ended handles soon. on_end: called just before the last event,
+    so that whoever hears it finds the request gone.
+    """
 
     def __init__(
-        self, request: GenerationRequest, sink: EventSink, wake: Callable[[], None]
+        self,
+        request: GenerationRequest,
+        sink: EventSink,
+        *,
+        wake: Callable[[], None],
+        on_end: Callable[[GenerationHandle], None],
     ) -> None:
         self.request = request
-        self.sink = sink
         self.submitted_at = time.monotonic()
+        self._sink = sink
         self._wake = wake
+        self._on_end = on_end
         self._lock = threading.Lock()
         self._reason: FinishReason | None = None
 
@@ -27,6 +37,12 @@ class GenerationHandle:
     def request_id(self) -> str:
         """The id the events carry."""
         return self.request.request_id
+
+    def emit(self, event: Event) -> None:
+        """Deliver an event; inference thread only."""
+        if isinstance(event, Done | Failed):
+            self._on_end(self)
+        self._sink(event)
 
     def cancel(self) -> None:
         """End the generation with finish_reason "cancelled". Idempotent; never blocks."""

@@ -26,7 +26,7 @@ class _Active:
 class InferenceThread:
     """Queue and turn-taking. `load` runs on the thread first; what it returns lives and dies there.
 
-    on_finished: told each handle when its last event is out. on_failed_load: told what `load` raised.
+    on_failed_load: told what `load` raised.
     """
 
     def __init__(
@@ -35,13 +35,11 @@ class InferenceThread:
         *,
         queue_limit: int,
         max_active: int,
-        on_finished: Callable[[GenerationHandle], None],
         on_failed_load: Callable[[Exception], None],
     ) -> None:
         self._load = load
         self._queue_limit = queue_limit
         self._max_active = max_active
-        self._on_finished = on_finished
         self._on_failed_load = on_failed_load
         self._condition = threading.Condition()
         self._queue: deque[GenerationHandle] = deque()
@@ -142,10 +140,8 @@ class InferenceThread:
         try:
             next(active.turns)
         except StopIteration:
-            self._on_finished(active.handle)
             return False
         except Exception as error:  # noqa: BLE001 - one generation's failure is its own
-            active.handle.sink(Failed(error))
-            self._on_finished(active.handle)
+            active.handle.emit(Failed(error))
             return False
         return True

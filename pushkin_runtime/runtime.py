@@ -85,7 +85,6 @@ class Runtime:
             self._load,
             queue_limit=options.queue_limit,
             max_active=options.max_active,
-            on_finished=self._forget,
             on_failed_load=self._fail,
         )
 
@@ -106,7 +105,7 @@ class Runtime:
         """
         self._check_ready()
         self._check_request(request)
-        handle = GenerationHandle(request, sink, self._thread.wake)
+        handle = GenerationHandle(request, sink, wake=self._thread.wake, on_end=self._forget)
         with self._lock:
             if request.request_id in self._running:
                 raise InvalidRequest(
@@ -209,7 +208,7 @@ class Runtime:
 
     def _warm_up(self, shop: Workshop) -> None:
         """Produce one token before the first request does: it pays for lazy initialisation."""
-        handle = GenerationHandle(_self_test_request(), lambda _: None, lambda: None)
+        handle = self._self_test_handle()
         for _ in Generation(handle, shop).run():
             pass
         shop.cache.clear()
@@ -276,8 +275,12 @@ class Runtime:
 
     def _start_self_test(self, now: float) -> None:
         self._self_test_at = now
-        handle = GenerationHandle(_self_test_request(), lambda _: None, self._thread.wake)
-        self._thread.submit(handle)
+        self._thread.submit(self._self_test_handle())
+
+    def _self_test_handle(self) -> GenerationHandle:
+        return GenerationHandle(
+            _self_test_request(), lambda _: None, wake=self._thread.wake, on_end=lambda _: None
+        )
 
 
 def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:

@@ -280,6 +280,22 @@ def test_a_request_id_is_unique_while_it_runs(
     sink.finish()
 
 
+def test_whoever_hears_the_last_event_finds_the_request_gone(start_runtime: Start) -> None:
+    runtime = start_runtime(scripted=ScriptedEngine(texts=["a"]))
+    ended = threading.Event()
+    known: list[bool] = []
+
+    def sink(event: object) -> None:
+        if isinstance(event, Done):
+            known.append(runtime.cancel("r"))
+            ended.set()
+
+    runtime.submit(request("r"), sink)
+
+    assert ended.wait(10)
+    assert known == [False]
+
+
 def test_status_health_and_load_failure(start_runtime: Start, tmp_path: Path) -> None:
     ready = start_runtime(scripted=ScriptedEngine())
     assert ready.status().state == "ready"
