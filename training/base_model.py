@@ -1,7 +1,8 @@
 """Train the embedded base model from scratch: `python -m training.base_model --out DIR ...`.
 
 Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–stable–decay. The
-stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint.
+stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint
+(and with `--end-in-steps` to end the decay sooner or later than planned).
 Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
 """
 
@@ -43,6 +44,7 @@ class RunSettings:
     preset: str = "mini-cpu"
     steps: int = 1000
     decay_steps: int = 0
+    end_in_steps: int = 0
     warmup_steps: int = 60
     rows_per_step: int = 8
     microbatch_rows: int = 4
@@ -95,7 +97,24 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
         )
     if settings.decay_steps and state.decay_start is None:
         state = replace(state, decay_start=state.step, decay_steps=settings.decay_steps)
+    if settings.end_in_steps:
+        state = replan_decay(state, settings.end_in_steps)
     return Trainer(settings, accelerator, model, loss, optimizers, order), state
+
+
+def replan_decay(state: TrainState, steps_left: int) -> TrainState:
+    """End a decay that has begun in `steps_left` steps, from the rate that it has reached.
+
+    For a machine that turned out faster or slower than planned. Raises ValueError in the stable phase.
+    """
+    if state.decay_start is None:
+        raise ValueError("there is no decay to end yet: start it with --decay-steps")
+    done = state.step - state.decay_start
+    left = max(1, state.decay_steps - done) / state.decay_steps
+    decay_steps = round(steps_left / left)
+    return replace(
+        state, decay_start=state.step + steps_left - decay_steps, decay_steps=decay_steps
+    )
 
 
 def train_step(
@@ -139,7 +158,7 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
     A call for the stable phase changes nothing once the decay has begun.
     """
     settings = trainer.settings
-    if state.decay_start is not None and not settings.decay_steps:
+    if state.decay_start is not None and not (settings.decay_steps or settings.end_in_steps):
         return state
     decay_end = (state.decay_start or 0) + state.decay_steps
     last_step = decay_end if state.decay_start is not None else settings.steps
@@ -210,9 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, required=True, help="made by training.shards")
     parser.add_argument("--tokenizer", type=Path, help="copied beside the checkpoints")
     parser.add_argument("--preset", choices=sorted(PRESETS), default=defaults.preset)
-    for name in ("steps", "decay_steps", "warmup_steps", "rows_per_step", "microbatch_rows"):
+    for name in ("steps", "decay_steps", "end_in_steps", "warmup_steps", "rows_per_step"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("seq_len", "seed", "save_every", "keep"):
+    for name in ("microbatch_rows", "seq_len", "seed", "save_every", "keep"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")

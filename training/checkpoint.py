@@ -52,8 +52,8 @@ def save(
 ) -> Path:
     """Write `folder/step-NNNNNN` (Hugging Face layout plus optimiser and state), drop older ones.
 
-    A crash at any moment leaves the previous checkpoints and `latest` as they were. The checkpoint
-    where the decay began is never dropped.
+    A crash at any moment leaves the previous checkpoints and `latest` as they were. The last
+    checkpoint of the stable phase is kept: a run is prolonged from it.
     """
     final = folder / f"{_PREFIX}{state.step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -76,10 +76,11 @@ def save(
     temporary.rename(final)
     _flush(folder)
     write_atomic(folder / "latest", final.name)
-    kept = {final, folder / f"{_PREFIX}{state.decay_start or 0:06d}"}  # a run is prolonged from it
-    for old in sorted(folder.glob(f"{_PREFIX}*"))[: -max(1, keep)]:
-        if old not in kept:
-            shutil.rmtree(old)
+    old = sorted(folder.glob(f"{_PREFIX}*"))[: -max(1, keep)]
+    stable = [path for path in old if read_state(path).decay_start is None]
+    for path in old:
+        if path != final and (state.decay_start is None or path not in stable[-1:]):
+            shutil.rmtree(path)
     return final
 
 
@@ -94,6 +95,11 @@ def latest(folder: Path) -> Path | None:
     return path
 
 
+def read_state(path: Path) -> TrainState:
+    """The state of a checkpoint folder."""
+    return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+
+
 def load(path: Path, model: nn.Module, optimizers: Optimizers) -> TrainState:
     """Restore weights and optimiser state in place; the state to go on from."""
     missing, unexpected = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
@@ -101,5 +107,4 @@ def load(path: Path, model: nn.Module, optimizers: Optimizers) -> TrainState:
     if wrong:
         raise ValueError(f"{path} does not fit this model: {', '.join(wrong)}")
     optimizers.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
-    stored = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return TrainState(**stored)
+    return read_state(path)

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from training import base_model, checkpoint
 from training.base_model import RunSettings, prepare, run
+from training.checkpoint import TrainState
 from training.corpora import Work
-from training.optimizers import OptimizerSettings
+from training.optimizers import OptimizerSettings, Schedule
 from training.progress import read_metrics
 from training.shards import build_shards
 
@@ -86,7 +87,17 @@ def test_the_stable_phase_is_over_once_the_decay_has_begun(settings: RunSettings
     _go(replace(settings, decay_steps=3, save_every=1, keep=1))
     assert len(_go(settings)) == 5
     folders = sorted(path.name for path in settings.out.glob("step-*"))
-    assert folders == ["step-000002", "step-000005"]
+    assert folders == ["step-000002", "step-000005"]  # the last stable one is kept
+
+
+def test_a_decay_can_be_ended_sooner_from_the_rate_it_has_reached() -> None:
+    halfway = TrainState(step=54, decay_start=4, decay_steps=100)
+    sooner = base_model.replan_decay(halfway, 10)
+    schedule = Schedule(2, sooner.decay_start, sooner.decay_steps)
+    factors = [schedule.factor(54 + n) for n in range(11)]
+    assert factors == pytest.approx([0.5 - 0.05 * n for n in range(11)])
+    with pytest.raises(ValueError, match="--decay-steps"):
+        base_model.replan_decay(TrainState(step=54), 10)
 
 
 def test_a_signal_saves_and_ends_the_run(
