@@ -1,6 +1,6 @@
 """Does the prompt cache ever change what is written? Greedy answers with it and without it, edit by edit.
 
-One engine, two caches: one that keeps everything, one that keeps nothing and prefills in a single chunk.
+Two runtimes: one whose cache keeps everything, one whose cache keeps nothing and prefills in a single chunk.
 Between the compared edits the kept cache is disturbed as in life: generations cancelled half-way, batches
 of alternatives, other tasks, other documents.
 """
@@ -12,7 +12,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.harness import (
@@ -23,28 +23,18 @@ from benchmarks.harness import (
     figure,
     publish,
 )
+from benchmarks.in_process import run_bare, started
 from benchmarks.typing_trace import LANGUAGES, read_script
 from daemon.config import load
 from daemon.paths import find_model
-from pushkin_runtime.engines.base import Engine, EngineOptions
-from pushkin_runtime.engines.registry import choose_engine, create_engine
-from pushkin_runtime.generate import Generation, Workshop
-from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.prompt_cache import PromptCache
-from pushkin_runtime.types import (
-    Done,
-    Event,
-    GenerationRequest,
-    GenerationResult,
-    SamplingOverrides,
-)
+from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.types import GenerationRequest, SamplingOverrides
 
 Zone = Literal["in_window", "past_window", "context_cut"]
 
 ZONES: tuple[Zone, ...] = ("in_window", "past_window", "context_cut")
 MAX_TOKENS = 12
-CHUNK = 128
-KV_BUDGET_BYTES = 1 << 30
+WHOLE_PROMPT = 1 << 20  # tokens in a chunk
 DISTURB_SHARE = 0.4  # of the edits are preceded by a disturbance
 CHARS = {"in_window": 500, "past_window": 4_000, "context_cut": 16_000}
 
@@ -70,17 +60,17 @@ class Edit:
     text: str
 
 
-def compare(engine: Engine, *, n_edits: int, seed: int, zones: tuple[Zone, ...] = ZONES) -> Outcome:
+def compare(
+    kept: Runtime, nothing: Runtime, *, n_edits: int, seed: int, zones: tuple[Zone, ...] = ZONES
+) -> Outcome:
     """Make `n_edits` random edits and write after each, with the cache and without it."""
     outcome = Outcome()
     chance = random.Random(seed)
-    kept = Workshop(engine, PromptCache(engine, KV_BUDGET_BYTES), CHUNK, lambda _: None)
-    nothing = Workshop(engine, PromptCache(engine, 0), sys.maxsize, lambda _: None)
     for edit in itertools.islice(random_edits(chance, zones), n_edits):
         if chance.random() < DISTURB_SHARE:
             outcome.disturbances[_disturb(kept, edit, chance)] += 1
         request = _request(edit, f"edit-{edit.number}")
-        with_cache, without = _write(kept, request), _write(nothing, request)
+        with_cache, without = run_bare(kept, request).result, run_bare(nothing, request).result
         assert without.usage.cached_tokens == 0
         outcome.zones[edit.zone] += 1
         if with_cache.choices[0].text != without.choices[0].text:
@@ -135,19 +125,21 @@ def _edited(head: str, words: list[str], chance: random.Random) -> str:
             return head[: -chance.randint(200, 900)] or word
 
 
-def _disturb(shop: Workshop, edit: Edit, chance: random.Random) -> str:
+def _disturb(kept: Runtime, edit: Edit, chance: random.Random) -> str:
     """Leave something in the cache that the next edit may wrongly trust; say what."""
     kind = chance.choice(("cancelled", "batch", "rephrase", "suffix"))
     name = f"disturb-{edit.number}"
     match kind:
         case "cancelled":
-            _write(shop, _request(edit, name), cancel_after=chance.randint(0, 12))
+            run_bare(kept, _request(edit, name), cancel_after=chance.randint(1, 14))
         case "batch":
-            _write(shop, _request(edit, name, temperature=1.0, n=3))
+            run_bare(kept, _request(edit, name, temperature=1.0, n=3))
         case "rephrase":
-            _write(shop, _request(edit, name, task="rephrase", text=edit.text[-60:].strip() or "a"))
+            run_bare(
+                kept, _request(edit, name, task="rephrase", text=edit.text[-60:].strip() or "a")
+            )
         case "suffix":
-            _write(shop, _request(edit, name, temperature=1.0, suffix=" and so it went."))
+            run_bare(kept, _request(edit, name, temperature=1.0, suffix=" and so it went."))
     return kind
 
 
@@ -159,29 +151,21 @@ def _request(
     return GenerationRequest(request_id=name, sampling=sampling, **wanted)
 
 
-def _write(
-    shop: Workshop, request: GenerationRequest, *, cancel_after: int | None = None
-) -> GenerationResult:
-    """Run a generation here and now; cancel it after so many units of work."""
-    events: list[Event] = []
-    handle = GenerationHandle(request, events.append, lambda: None)
-    for n_done, _ in enumerate(Generation(handle, shop).run()):
-        if n_done == cancel_after:
-            handle.cancel()
-    assert isinstance(events[-1], Done)
-    return events[-1].result
-
-
-def load_engine(engine: str | None, model: str | None) -> Engine:
+def runtime_options(engine: str | None, model: str | None) -> RuntimeOptions:
     """The engine and model that the daemon would load."""
     loaded = load({"runtime.engine": engine, "runtime.model": model})
     runtime = loaded.config.runtime
-    options = EngineOptions(
+    return RuntimeOptions(
         model_dir=find_model(runtime.model, loaded.paths),
+        engine=runtime.engine,
         context_length=runtime.context_length,
         n_threads=runtime.threads,
     )
-    return create_engine(choose_engine(runtime.engine), options)
+
+
+def without_cache(options: RuntimeOptions) -> RuntimeOptions:
+    """The same, with a cache that keeps nothing and a prefill that is never cut."""
+    return replace(options, kv_budget_bytes=0, prefill_chunk=WHOLE_PROMPT)
 
 
 def main() -> int:
@@ -190,12 +174,19 @@ def main() -> int:
     parser.add_argument("--edits", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1799)
     arguments = parser.parse_args()
-    engine = load_engine(**daemon_flags(arguments))
-    outcome = compare(engine, n_edits=arguments.edits, seed=arguments.seed)
-    status = {"engine": {"name": engine.name}, "model": _model_of(engine)}
+    options = runtime_options(**daemon_flags(arguments))
+    with (
+        started(Runtime(options)) as kept,
+        started(Runtime(without_cache(options))) as nothing,
+    ):
+        outcome = compare(kept, nothing, n_edits=arguments.edits, seed=arguments.seed)
+        status = kept.status()
+    assert status.model is not None
     report = Report(
         benchmark="cache_equality",
-        environment=describe_environment(status),
+        environment=describe_environment(
+            {"engine": {"name": status.engine}, "model": asdict(status.model)}
+        ),
         figures={
             "cached_tokens": figure(outcome.cached_share, "% of the prompt"),
             "prefill_with_cache_ms": figure(outcome.prefill_with_ms, "ms"),
@@ -209,18 +200,12 @@ def main() -> int:
             "disturbances": dict(outcome.disturbances),
         },
         notes=(
-            f"Window {engine.info.window}, context {engine.info.context_length} tokens; "
+            f"Window {status.model.window}, context {status.model.context_length} tokens; "
             f"{MAX_TOKENS} greedy tokens an answer.",
         ),
     )
     publish(report, quiet=arguments.json)
     return 1 if outcome.mismatches else 0
-
-
-def _model_of(engine: Engine) -> dict[str, Any]:
-    info = engine.info
-    names = ("id", "digest", "n_bytes", "n_parameters")
-    return {name: getattr(info, name) for name in names}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -27,11 +28,15 @@ class BareRun:
     result: GenerationResult
 
 
-@contextlib.contextmanager
-def bare_runtime(home: Path, flags: Flags) -> Iterator[Runtime]:
+def bare_runtime(home: Path, flags: Flags) -> contextlib.AbstractContextManager[Runtime]:
     """The runtime that `pushkin serve` with these flags would build, started and ready."""
     settings = {f"runtime.{name}": value for name, value in flags.items()}
-    runtime = build_runtime(load(settings, env={"PUSHKIN_HOME": str(home)}))
+    return started(build_runtime(load(settings, env={"PUSHKIN_HOME": str(home)})))
+
+
+@contextlib.contextmanager
+def started(runtime: Runtime) -> Iterator[Runtime]:
+    """Start `runtime`, wait until it is ready, close it at the end. Raises RuntimeError if it is not."""
     runtime.start()
     try:
         deadline = time.monotonic() + WAIT_S
@@ -44,13 +49,19 @@ def bare_runtime(home: Path, flags: Flags) -> Iterator[Runtime]:
         runtime.close(drain_s=5.0)
 
 
-def run_bare(runtime: Runtime, request: GenerationRequest) -> BareRun:
-    """Submit, wait for the last event. Raises what the generation failed with."""
+def run_bare(
+    runtime: Runtime, request: GenerationRequest, *, cancel_after: int | None = None
+) -> BareRun:
+    """Submit, wait for the last event; cancel after so many events. Raises what it failed with."""
     ended = threading.Event()
     first_text_at: list[float] = []
     last: list[tuple[float, Event]] = []
 
+    n_events = itertools.count(1)
+
     def sink(event: Event) -> None:
+        if next(n_events) == cancel_after:
+            runtime.cancel(request.request_id)
         if isinstance(event, Delta) and not first_text_at:
             first_text_at.append(time.perf_counter())
         if isinstance(event, Done | Failed):

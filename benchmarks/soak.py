@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import psutil
 
 from benchmarks.harness import (
@@ -87,6 +88,7 @@ def main() -> int:
             "threads_first_last": [watch.n_threads[0], watch.n_threads[-1]],
             "files_first_last": [watch.n_files[0], watch.n_files[-1]],
             "health_status": {str(k): n for k, n in watch.health_status.items()},
+            "health_p99_ms": round(float(np.percentile(watch.health_ms, 99)), 2),
             "health_max_ms": round(max(watch.health_ms), 2),
             "kv_cache": last_status["kv_cache"],
         },

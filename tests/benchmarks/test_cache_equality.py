@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import pytest
 
-from benchmarks.cache_equality import Zone, compare, load_engine, random_edits
-from pushkin_runtime.engines.base import Engine, KVCache, Tokens
+from benchmarks.cache_equality import Zone, compare, random_edits, runtime_options, without_cache
+from benchmarks.in_process import started
+from pushkin_runtime.engines.base import Engine, EngineOptions, KVCache, Tokens
+from pushkin_runtime.engines.registry import EngineChoice, create_engine
+from pushkin_runtime.runtime import Runtime
 
 N_FORGOTTEN = 8
 ZONES: tuple[Zone, ...] = ("in_window", "past_window")
+OPTIONS = runtime_options("torch", None)
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return load_engine("torch", None)
+def nothing() -> Iterator[Runtime]:
+    with started(Runtime(without_cache(OPTIONS))) as runtime:
+        yield runtime
 
 
 class MisrememberingEngine:
@@ -35,14 +41,20 @@ class MisrememberingEngine:
         self._engine.prefill(cache, Tokens((300,) * (n_tokens - n_kept)))
 
 
-@pytest.mark.slow
-def test_a_sound_engine_writes_the_same_with_and_without_the_cache(engine: Engine) -> None:
-    assert compare(engine, n_edits=6, seed=2, zones=ZONES).mismatches == []
+def create_misremembering(choice: EngineChoice, options: EngineOptions) -> Any:
+    return MisrememberingEngine(create_engine(choice, options))
 
 
 @pytest.mark.slow
-def test_a_cache_that_misremembers_is_found(engine: Engine) -> None:
-    assert compare(MisrememberingEngine(engine), n_edits=6, seed=2, zones=ZONES).mismatches  # type: ignore[arg-type]
+def test_a_sound_engine_writes_the_same_with_and_without_the_cache(nothing: Runtime) -> None:
+    with started(Runtime(OPTIONS)) as kept:
+        assert compare(kept, nothing, n_edits=6, seed=2, zones=ZONES).mismatches == []
+
+
+@pytest.mark.slow
+def test_a_cache_that_misremembers_is_found(nothing: Runtime) -> None:
+    with started(Runtime(OPTIONS, create_misremembering)) as kept:
+        assert compare(kept, nothing, n_edits=6, seed=2, zones=ZONES).mismatches
 
 
 def test_the_edits_are_the_same_every_time_and_in_every_zone() -> None:
