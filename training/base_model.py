@@ -42,7 +42,7 @@ class RunSettings:
     out: Path
     shards: Path
     preset: str = "mini-cpu"
-    steps: int = 1000
+    steps: int = 0  # stop here at the latest; 0 means at the end of the decay
     decay_steps: int = 0
     end_in_steps: int = 0
     warmup_steps: int = 60
@@ -160,8 +160,12 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
     settings = trainer.settings
     if state.decay_start is not None and not (settings.decay_steps or settings.end_in_steps):
         return state
-    decay_end = (state.decay_start or 0) + state.decay_steps
-    last_step = decay_end if state.decay_start is not None else settings.steps
+    last_step = settings.steps
+    if state.decay_start is not None:
+        decay_end = state.decay_start + state.decay_steps
+        last_step = min(decay_end, settings.steps or decay_end)
+    elif not last_step:
+        raise ValueError("the stable phase has no end of its own: give --steps")
     schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
     began = time.monotonic()
     with stop_signals() as received, reporting(settings.out, last_step, state.step) as report:
