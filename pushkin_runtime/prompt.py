@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pushkin_runtime.control_tokens import GENRES, LANGUAGES, prefix_ids
 from pushkin_runtime.errors import InvalidRequest
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
-
-LANGUAGES = ("en", "ru")
-GENRES = ("prose", "drama", "verse", "letters", "essay")
 
 CHARS_PER_TOKEN = (
     8  # more than any prose needs, so cutting characters first loses no usable context
@@ -83,30 +81,33 @@ def build_prompt(
 
 def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
     """Return `<bos>` and the control codes. Raises InvalidRequest for a code without a token."""
-    prefix = [tokenizer.bos_id]
     if tokenizer.special_id("<lang:en>") is None:
         asked = [
             f"{name}: {value}"
             for name in ("language", "genre", "register", "tone")
             if (value := getattr(control, name))
         ]
-        return prefix + (tokenizer.encode(f"[{'; '.join(asked)}]\n\n") if asked else [])
-    for field, kind, known in (("language", "lang", LANGUAGES), ("genre", "genre", GENRES)):
+        header = tokenizer.encode(f"[{'; '.join(asked)}]\n\n") if asked else []
+        return [tokenizer.bos_id, *header]
+    for field, known in (("language", LANGUAGES), ("genre", GENRES)):
         value = getattr(control, field)
-        index = tokenizer.special_id(f"<{kind}:{value}>")
-        if index is None:
+        if value is not None and value not in known:
             raise InvalidRequest(
-                f"The loaded model has no {field} {str(value)[:32]!r}; it knows {', '.join(known)}.",
+                f"The loaded model has no {field} {value[:32]!r}; it knows {', '.join(known)}.",
                 param=f"control.{field}",
             )
-        prefix.append(index)
     for field in ("register", "tone"):
         if getattr(control, field) is not None:
             raise InvalidRequest(
                 f"The loaded model has no control codes for {field}; leave it out.",
                 param=f"control.{field}",
             )
-    return prefix
+    return prefix_ids(
+        tokenizer.require_special,
+        tokenizer.encode,
+        control.language or "en",
+        control.genre or "prose",
+    )
 
 
 def detect_language(text: str) -> str:

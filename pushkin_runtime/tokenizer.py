@@ -56,6 +56,13 @@ class TextTokenizer:
         """Return the id of the special token `name`, e.g. "<lang:ru>", or None if there is none."""
         return self._special.get(name)
 
+    def require_special(self, name: str) -> int:
+        """Like `special_id`, for a token the vocabulary must have. Raises ModelCorrupt."""
+        index = self._special.get(name)
+        if index is None:
+            raise ModelCorrupt(f"The tokenizer has no special token {name}. Copy the model again.")
+        return index
+
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text: `<eos>` and, where the vocabulary has it, `<end_of_turn>`."""
         ends = (self._special.get(name) for name in ("<eos>", "<end_of_turn>"))

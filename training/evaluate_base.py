@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM
 
+from pushkin_runtime.control_tokens import LANGUAGES, prefix_ids
 from training.checkpoint import write_atomic
-from training.control_tokens import LANGUAGES, prefix_ids
 from training.corpora import DEFAULT_DATA, Work, all_works, held_out_works
 from training.export import load_checkpoint, load_exported
 from training.shards import encode_text

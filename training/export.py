@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from pushkin_runtime.control_tokens import EOS, RESERVED_TOKENS
 from training.checkpoint import write_atomic
-from training.control_tokens import EOS, RESERVED_TOKENS
 from training.fake_quant import BITS, GROUP_SIZE
 from training.presets import SLIDING_WINDOW_PATTERN
 from training.tokenizer import TOKENIZER_FILES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import Gemma3TextConfig
 
-from training.control_tokens import BOS, EOS, PAD, RESERVED_TOKENS
+from pushkin_runtime.control_tokens import BOS, EOS, PAD, RESERVED_TOKENS
 
 GLOBAL_ROPE_THETA = 1_000_000.0
 LOCAL_ROPE_THETA = 10_000.0

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from training.control_tokens import EOS, LANGUAGES, prefix_ids
+from pushkin_runtime.control_tokens import EOS, LANGUAGES, prefix_ids
 from training.corpora import DEFAULT_DATA, Work, all_works, author_name, training_works
 from training.tokenizer import load_tokenizer
 

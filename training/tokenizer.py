@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from training.control_tokens import BOS, BYTE_TOKENS, EOS, PAD, RESERVED_TOKENS, UNK
+from pushkin_runtime.control_tokens import BOS, BYTE_TOKENS, EOS, PAD, RESERVED_TOKENS, UNK
 from training.corpora import DEFAULT_DATA, Work, all_works, training_works
 
 VOCAB_SIZE = 16_384

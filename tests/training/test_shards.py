@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from training.control_tokens import AUTHOR, BOS, EOS
+from pushkin_runtime.control_tokens import AUTHOR, BOS, EOS
 from training.corpora import Work
 from training.shards import RowOrder, build_shards, encode_text, load_order, work_rows
 

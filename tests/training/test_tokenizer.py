@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from training.control_tokens import BYTE_TOKENS, RESERVED_TOKENS, prefix_ids
+from pushkin_runtime.control_tokens import BYTE_TOKENS, RESERVED_TOKENS, prefix_ids
 from training.tokenizer import load_tokenizer, save_tokenizer
 
 # Any text but the blank's own stand-in: Gemma's ▁ cannot come back either.

@@ -1,7 +1,6 @@
-"""Names of the reserved tokens, and the control prefix with which every training row begins.
+"""Names of our reserved tokens, and the control prefix with which training rows and prompts begin.
 
-Serving builds the same prefix: `<bos> <lang:..> <genre:..> [<author> name newline] text`. The first
-four ids are Gemma's. Control tokens are special: text that a person typed must be encoded with
+`<bos> <lang:..> <genre:..> [<author> name newline] text`. The first four ids are Gemma's. Control tokens are special: text that a person typed must be encoded with
 special tokens off (`Tokenizer.encode_special_tokens = True`), so that it can never forge one.
 """
 
