@@ -8,14 +8,25 @@ import threading
 from daemon.announce import JsonAnnouncer
 from daemon.config import Loaded, load
 from daemon.lifecycle import Serving, serve
+from daemon.terminal import print_json_line
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 
-N_WARM_UP = 8
+N_WARM_UP = 16
+
+
+class Permits(threading.Semaphore):
+    """Says on stdout when the engine has to wait for one."""
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        if super().acquire(blocking=False):
+            return True
+        print_json_line({"event": "waiting"})
+        return super().acquire()
 
 
 def main() -> None:
-    permits = threading.Semaphore(N_WARM_UP)
+    permits = Permits(N_WARM_UP)
 
     def read_permits() -> None:
         for line in sys.stdin:

@@ -35,6 +35,11 @@ def events(response: httpx.Response) -> Iterator[tuple[str, dict]]:
     return parse_sse(response.iter_bytes())
 
 
+def _let_ctrl_c_through() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_it_answers_on_both_loopback_families_with_the_token_from_its_file(daemon) -> None:
     with daemon.client() as client:
         answer = client.post("/v1/continue", json={"text": "Once", "max_tokens": 4})
@@ -182,23 +187,21 @@ def test_sigterm_ends_an_open_stream_as_cancelled_and_the_process_with_0(
 
     with daemon.client() as client, client.stream("POST", "/v1/continue", json=body) as response:
         stream = events(response)
-        daemon.permit(20)
         while next(stream)[0] != "delta":
             pass
+        daemon.wait_for("waiting")  # the engine is in the middle of a step
 
         daemon.process.terminate()
         stopped_at = time.monotonic()
         daemon.wait_for("stopping")
         with daemon.client() as other:
             refused = other.post("/v1/continue", json={"text": "More"})
-        last = ("delta", {})
-        while last[0] != "done":
-            daemon.permit(2)
-            last = next(stream)
+        daemon.permit(8)
+        last = dict(stream)["done"]
 
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "draining"
-    assert last[1]["choices"][0]["finish_reason"] == "cancelled"
+    assert last["choices"][0]["finish_reason"] == "cancelled"
     assert daemon.process.wait(5) == 0
     assert time.monotonic() - stopped_at < 5
     assert not (home / "endpoint.json").exists()
@@ -244,7 +247,11 @@ def test_ctrl_c_cancels_the_command_and_leaves_the_daemon_idle(start_daemon, hom
     env = {**os.environ, "PUSHKIN_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
 
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        preexec_fn=_let_ctrl_c_through,
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.read(4) == b"word"
