@@ -69,19 +69,8 @@ def open_model(path: Path) -> ModelSpec:
     Raises ModelNotFound (folder or required file missing), ModelCorrupt (size, SHA-256, header, names or
     shapes differ) or ModelUnsupported (not a Gemma 3 we can run).
     """
-    if not path.is_dir():
-        raise ModelNotFound(
-            f"No model folder at {path}. Expected a folder with config.json, tokenizer.json and "
-            "*.safetensors; choose one with `--model` or [runtime] model_dir in config.toml."
-        )
-    weights = sorted(path.glob("*.safetensors"))
-    missing = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
-    missing += [] if weights else ["*.safetensors"]
-    if missing:
-        raise ModelNotFound(
-            f"{path}: missing {', '.join(missing)}. The folder is incomplete: copy or download it again."
-        )
-    hashes = _verify_manifest(path)
+    weights = require_files(path)
+    hashes = _verify_manifest(path, {"config.json", "tokenizer.json", *(f.name for f in weights)})
     config = parse_config(_read_json(path / "config.json"), path.name)
     tensors, shapes = _scan(weights)
     n_parameters = _check_shapes(path, config, shapes)
@@ -120,6 +109,26 @@ def model_info(spec: ModelSpec, context_length: int) -> ModelInfo:
         window=spec.config.sliding_window,
         quantization=spec.quantization,
     )
+
+
+def require_files(path: Path) -> list[Path]:
+    """Return the weight files of a model folder that has everything it must have.
+
+    Raises ModelNotFound otherwise; cheap enough to ask before an engine is imported.
+    """
+    if not path.is_dir():
+        raise ModelNotFound(
+            f"No model folder at {path}. Expected a folder with config.json, tokenizer.json and "
+            "*.safetensors; name one with `model` under [runtime] in config.toml."
+        )
+    weights = sorted(path.glob("*.safetensors"))
+    missing = [n for n in ("config.json", "tokenizer.json") if not (path / n).is_file()]
+    missing += [] if weights else ["*.safetensors"]
+    if missing:
+        raise ModelNotFound(
+            f"{path}: missing {', '.join(missing)}. The folder is incomplete: copy or download it again."
+        )
+    return weights
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, int] | tuple[int]]:
@@ -166,15 +175,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify_manifest(path: Path) -> dict[str, str]:
-    """Check every file the manifest names; {} when there is no manifest."""
+def _verify_manifest(path: Path, needed: set[str]) -> dict[str, str]:
+    """Check every file the manifest names, and that it names all that are needed; {} without one."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         return {}
     files = _read_json(manifest).get("files")
     if not isinstance(files, dict) or not files:
         raise ModelCorrupt(f"{manifest}: expected a non-empty object under 'files'.")
-    problems: list[str] = []
+    problems = [f"{name} is not in the manifest" for name in sorted(needed - files.keys())]
     hashes: dict[str, str] = {}
     for name, entry in sorted(files.items()):
         if Path(name).name != name:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.errors import EngineUnavailable
+from pushkin_runtime.model_store import require_files
 
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
+
+
+MODEL_FREE = frozenset({"scripted"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ def create_engine(choice: EngineChoice, options: EngineOptions) -> Engine:
 
     Raises ModelError for a bad model folder, EngineUnavailable when the library cannot be imported.
     """
+    if choice.name not in MODEL_FREE:
+        require_files(options.model_dir)  # before seconds of imports
     module_name, class_name = ENGINES[choice.name].split(":")
     try:
         module = importlib.import_module(module_name)

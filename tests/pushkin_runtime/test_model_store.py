@@ -134,6 +134,16 @@ def test_manifest_reports_every_changed_file(
     assert "config.json has" in message
 
 
+def test_a_file_the_manifest_does_not_vouch_for_is_refused(
+    copy: Path, manifest_writer: Callable[[Path], None]
+) -> None:
+    manifest_writer(copy)
+    shutil.copy(copy / "model.safetensors", copy / "more.safetensors")
+
+    with pytest.raises(ModelCorrupt, match=r"more\.safetensors is not in the manifest"):
+        open_model(copy)
+
+
 def test_manifest_cannot_name_files_elsewhere(copy: Path) -> None:
     (copy / "manifest.json").write_text(json.dumps({"files": {"../x": {"sha256": ""}}}))
 
