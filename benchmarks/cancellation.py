@@ -139,11 +139,11 @@ def _until_deadline() -> Iterator[None]:
 
 
 def _long_body(stage: Stage, number: int) -> Body:
-    """A text that no cache entry shares, long where the prefill is to be ended; it never ends by itself."""
+    """A text that no cache entry shares, wherever its start is cut; long where the prefill is to be ended."""
     text = read_script("en")["before"]
-    unique = f"{number}. "
+    parts = [f"{number}, {i}. {text}" for i in range(N_REPEATED)]
     return {
-        "text": unique + text * N_REPEATED if stage == "prefill" else unique + text[:200],
+        "text": "".join(parts) if stage == "prefill" else parts[0][:200],
         "document_id": f"cancel-{number}",
         "revision": 1,
         "max_tokens": 400,

@@ -298,10 +298,9 @@ def _overhead_figures(trace: Trace, health_ms: list[float]) -> dict[str, Figure]
 
 def _cancel_figures(cancel: CancelTimes, trace: Trace) -> dict[str, Figure]:
     steps = [s.decode_ms / s.completion_tokens for s in trace.http if s.completion_tokens > 2]
-    step_ms = figure(steps, "ms").median
     limits = {
-        "decode": (step_ms, "one decode step"),
-        "prefill": (figure(cancel.chunk_ms, "ms").median, "one prefill chunk"),
+        "decode": (_median(steps), "one decode step"),
+        "prefill": (_median(cancel.chunk_ms), "one prefill chunk"),
     }
     return {
         f"{name}_ms": figure(
@@ -310,6 +309,10 @@ def _cancel_figures(cancel: CancelTimes, trace: Trace) -> dict[str, Figure]:
         for name, found in cancel.to_idle_ms.items()
         if found
     }
+
+
+def _median(samples: Sequence[float]) -> float | None:
+    return figure(samples, "ms").median if samples else None
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:
