@@ -65,8 +65,14 @@ class _Row:
 
     stream: TextStream
     tokens: list[int] = field(default_factory=list)
+    n_restored: int = 0  # tokens that only gave back the healed text; they are not counted
     logprob: float = 0.0
     reason: FinishReason | None = None
+
+    @property
+    def n_new(self) -> int:
+        """Tokens written for the client."""
+        return len(self.tokens) - self.n_restored
 
 
 class Generation:
@@ -143,23 +149,23 @@ class Generation:
         live = cache
         if n_rows > 1:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
-        n_steps = max_tokens + bool(prompt.healed)
         decoder = engine.decode(live, self._plan(prompt, n_rows))
         try:
-            for _ in range(n_steps):
-                self._step(decoder)
+            while True:
+                self._step(decoder, prompt, max_tokens)
                 if all(row.reason for row in self._rows) or self.handle.end_reason():
                     break
                 yield
         finally:
             decoder.close()
         for index, row in enumerate(self._rows):
-            row.reason = row.reason or self.handle.end_reason() or "length"
+            row.reason = row.reason or self._end_reason()
             self._show(index, row.stream.finish())
 
-    def _step(self, decoder: Decoder) -> None:
+    def _step(self, decoder: Decoder, prompt: Prompt, max_tokens: int) -> None:
         step = decoder.step()
-        ends = self._shop.engine.tokenizer.end_ids()
+        tokenizer = self._shop.engine.tokenizer
+        ends = tokenizer.end_ids()
         self._shop.on_progress(sum(row.reason is None for row in self._rows))
         for index, row in enumerate(self._rows):
             if row.reason is not None:
@@ -170,9 +176,13 @@ class Generation:
             if token in ends:
                 row.reason = "stop"
                 continue
+            if len(row.tokens) == 1 and tokenizer.token_bytes(token) == prompt.healed:
+                row.n_restored = 1
             text = row.stream.push(token)
             if row.stream.is_stopped:
                 row.reason = "stop"
+            elif row.n_new >= max_tokens:
+                row.reason = "length"
             self._show(index, text)
 
     def _plan(self, prompt: Prompt, n_rows: int) -> DecodePlan:
@@ -282,7 +292,7 @@ class Generation:
                     usage=Usage(
                         prompt_tokens=self._n_prompt,
                         cached_tokens=self._n_cached,
-                        completion_tokens=sum(len(row.tokens) for row in self._rows),
+                        completion_tokens=sum(row.n_new for row in self._rows),
                     ),
                     timings=self._timings(),
                 )

@@ -115,9 +115,9 @@ def penalize(logits: FloatArray, seen: NDArray[np.bool_], penalty: float) -> Flo
 
 def log_softmax_at(logits: FloatArray, token: int) -> float:
     """Return the log-probability (nats) of `token` under one row of raw logits."""
-    row = logits.astype(np.float64)
-    peak = row.max()
-    return float(row[token] - peak - np.log(np.exp(row - peak).sum()))
+    peak = logits.max()
+    total = np.exp(logits - peak).sum(dtype=np.float64)
+    return float(logits[token]) - float(peak) - math.log(total)
 
 
 def _top_k(

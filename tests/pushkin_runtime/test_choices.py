@@ -78,6 +78,24 @@ def test_a_seed_repeats_and_is_reported(
     assert other.result.choices[0].text != free.result.choices[0].text
 
 
+@pytest.mark.parametrize("max_tokens", [1, 2, 7])
+def test_a_healed_token_is_not_counted_and_the_limit_holds(
+    tiny_model: Path, start_runtime: Start, generate: Generate, max_tokens: int
+) -> None:
+    runtime = start_runtime(tiny_model, engine="torch")
+    for seed in range(12):
+        result = generate(
+            runtime,
+            text="The old hou",
+            max_tokens=max_tokens,
+            sampling=SamplingOverrides(seed=seed),
+        ).result
+
+        n_new = result.usage.completion_tokens
+        assert n_new <= max_tokens
+        assert n_new == max_tokens or result.choices[0].finish_reason == "stop"
+
+
 def test_suffix_picks_the_draft_that_leads_into_it(
     tiny_model: Path, start_runtime: Start, generate: Generate, recorder: Any
 ) -> None:
