@@ -44,7 +44,13 @@ bench: setup  ## measure a running daemon as a typist would; JSON on stdout
 	$(BIN)/python -m benchmarks.keystroke
 
 demo: setup  ## continue and rephrase an English and a Russian paragraph, streaming
-	$(BIN)/python -m benchmarks.demo
+	@for language in english russian; do \
+	  text=examples/$$language.txt; \
+	  printf '\n--- %s, continued ---\n' $$language; cat $$text; \
+	  $(BIN)/pushkin continue --file $$text --max-tokens 60 || exit 1; \
+	  printf '\n\n--- %s, rephrased ---\n' $$language; \
+	  $(BIN)/pushkin rephrase --file $$text || exit 1; \
+	done; echo
 
 golden: setup  ## rewrite the golden files after a reviewed change
 	$(TEST_ENV) $(BIN)/pytest --update-golden -q
