@@ -12,6 +12,9 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Tokens
 from pushkin_runtime.handle import GenerationHandle
@@ -41,13 +44,22 @@ N_DRAFTS = 3  # how many are written when the best of several is wanted
 class Workshop:
     """What every generation works with; owned by the inference thread.
 
-    on_progress: told the number of new tokens (0 for a prefill chunk) as a sign of life.
+    banned: tokens that no answer may contain. on_progress: told the number of new tokens (0 for a prefill
+    chunk) as a sign of life.
     """
 
     engine: Engine
     cache: PromptCache
     prefill_chunk: int
+    banned: NDArray[np.int64]
     on_progress: Callable[[int], None]
+
+
+def unwritable(engine: Engine) -> NDArray[np.int64]:
+    """Return the tokens that are never text: specials but the ending ones, and padding of the vocabulary."""
+    tokenizer = engine.tokenizer
+    padding = range(tokenizer.n_tokens, engine.info.vocab_size)
+    return np.array([*(tokenizer.special_ids() - tokenizer.end_ids()), *padding], dtype=np.int64)
 
 
 @dataclass(slots=True)
@@ -151,9 +163,9 @@ class Generation:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
         decoder = engine.decode(live, self._plan(prompt, n_rows))
         try:
-            while True:
+            while not self.handle.end_reason():
                 self._step(decoder, prompt, max_tokens)
-                if all(row.reason for row in self._rows) or self.handle.end_reason():
+                if all(row.reason for row in self._rows):
                     break
                 yield
         finally:
@@ -186,9 +198,6 @@ class Generation:
             self._show(index, text)
 
     def _plan(self, prompt: Prompt, n_rows: int) -> DecodePlan:
-        tokenizer = self._shop.engine.tokenizer
-        padding = range(tokenizer.n_tokens, self._shop.engine.info.vocab_size)
-        banned = (*(tokenizer.special_ids() - tokenizer.end_ids()), *padding)
         assert self._sampling.seed is not None
         return DecodePlan(
             last_token=prompt.tokens[-1],
@@ -197,7 +206,7 @@ class Generation:
             seed=self._sampling.seed,
             recent=prompt.tokens[-RECENT:],
             first_allowed=prompt.first_allowed,
-            banned=banned,
+            banned=self._shop.banned,
         )
 
     def _keep(self, key: CacheKey, cache: KVCache, prompt: Prompt) -> None:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pushkin_runtime.control_tokens import GENRES, LANGUAGES, prefix_ids
 from pushkin_runtime.errors import InvalidRequest
 from pushkin_runtime.tokenizer import TextTokenizer
@@ -27,7 +30,7 @@ RECENT = 64  # prompt tokens that the repetition penalty counts as seen
 SENTENCE_END = tuple(".!?…»”\"'")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
     """What to prefill and how the answer starts.
 
@@ -39,7 +42,7 @@ class Prompt:
 
     tokens: tuple[int, ...]
     healed: bytes = b""
-    first_allowed: tuple[int, ...] | None = None
+    first_allowed: NDArray[np.int64] | None = None
     stop: tuple[str, ...] = ()
 
 
@@ -147,10 +150,9 @@ def _healed(tokenizer: TextTokenizer, head: list[int], body: list[int]) -> Promp
     if not body:
         return Prompt(tokens=tuple(head))
     healed = tokenizer.token_bytes(body[-1])
-    allowed = tokenizer.starting_with(healed) if healed else []
-    if len(allowed) < 2:
+    if not healed or len(allowed := tokenizer.starting_with(healed)) < 2:
         return Prompt(tokens=(*head, *body))
-    return Prompt(tokens=(*head, *body[:-1]), healed=healed, first_allowed=tuple(allowed))
+    return Prompt(tokens=(*head, *body[:-1]), healed=healed, first_allowed=allowed)
 
 
 def _rephrase(

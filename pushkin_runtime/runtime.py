@@ -17,7 +17,7 @@ from adapters.errors import AdapterNotFound
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, NotReady
-from pushkin_runtime.generate import Generation, Workshop
+from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread
 from pushkin_runtime.prompt_cache import PromptCache
@@ -61,14 +61,20 @@ CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
 class Runtime:
     """Owns the inference thread. Build, `start`, use, `close`.
 
-    create: makes the engine; tests and embedders may pass one of their own.
+    create: makes the engine; tests and embedders may pass one of their own. clock: seconds, for `health`.
     Raises EngineUnavailable for an unknown engine name.
     """
 
-    def __init__(self, options: RuntimeOptions, create: CreateEngine = create_engine) -> None:
+    def __init__(
+        self,
+        options: RuntimeOptions,
+        create: CreateEngine = create_engine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.options = options
         self._choice = choose_engine(options.engine)
         self._create = create
+        self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
         self._slots: dict[tuple[str, str], GenerationHandle] = {}
@@ -78,7 +84,7 @@ class Runtime:
         self._load_ms: float | None = None
         self._n_requests = self._n_tokens = 0
         self._last_token_at: float | None = None
-        self._last_progress_at = time.monotonic()
+        self._last_progress_at = self._clock()
         self._self_test_at: float | None = None
         self._loaded = threading.Event()
         self._thread = InferenceThread(
@@ -113,7 +119,7 @@ class Runtime:
                     param="request_id",
                 )
             older = self._slot_owner(request)
-            self._thread.submit(handle)  # raises before anything is changed
+            self._enqueue(handle)  # raises before anything is changed
             self._n_requests += 1
             self._running[request.request_id] = handle
             if older is not None and _is_stale(request, older.request):
@@ -135,7 +141,7 @@ class Runtime:
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""
         shop = self._shop
-        age = None if self._last_token_at is None else time.monotonic() - self._last_token_at
+        age = None if self._last_token_at is None else self._clock() - self._last_token_at
         return RuntimeStatus(
             state=self._state,
             error=self._error,
@@ -165,17 +171,19 @@ class Runtime:
         if self._state != "ready":
             reason = self._error or "shutting down"
             return Health(ok=False, state=self._state, reason=reason)
-        now = time.monotonic()
+        now = self._clock()
         if self._last_token_at is not None and now - self._last_token_at < FRESH_S:
             return self._healthy("a token was produced recently")
-        if self._thread.n_active or self._thread.n_queued:
-            if now - self._last_progress_at < FRESH_S:
-                return self._healthy("work is making progress")
-            return Health(ok=False, state="ready", reason="work is queued but nothing moves")
-        if self._self_test_at is None:
+        still_s = now - self._last_progress_at
+        if self._self_test_at is not None:
+            if min(now - self._self_test_at, still_s) > SELF_TEST_S:
+                return Health(ok=False, state="ready", reason="the self-test token did not come")
+        elif self._thread.n_active or self._thread.n_queued:
+            if still_s > FRESH_S:
+                return Health(ok=False, state="ready", reason="work is queued but nothing moves")
+            return self._healthy("work is making progress")
+        else:
             self._start_self_test(now)
-        elif now - self._self_test_at > SELF_TEST_S:
-            return Health(ok=False, state="ready", reason="the self-test token did not come")
         return self._healthy("idle; a self-test token is on its way")
 
     def close(self, *, drain_s: float) -> bool:
@@ -196,7 +204,9 @@ class Runtime:
             ),
         )
         cache = PromptCache(engine, self.options.kv_budget_bytes)
-        shop = Workshop(engine, cache, self.options.prefill_chunk, self._note_progress)
+        shop = Workshop(
+            engine, cache, self.options.prefill_chunk, unwritable(engine), self._note_progress
+        )
         self._warm_up(shop)
         self._load_ms = (time.monotonic() - started) * 1000
         self._shop = shop
@@ -214,7 +224,7 @@ class Runtime:
         shop.cache.clear()
 
     def _note_progress(self, n_tokens: int) -> None:
-        self._last_progress_at = time.monotonic()
+        self._last_progress_at = self._clock()
         if n_tokens:
             self._n_tokens += n_tokens
             self._last_token_at = self._last_progress_at
@@ -275,7 +285,14 @@ class Runtime:
 
     def _start_self_test(self, now: float) -> None:
         self._self_test_at = now
-        self._thread.submit(self._self_test_handle())
+        self._enqueue(self._self_test_handle())
+
+    def _enqueue(self, handle: GenerationHandle) -> None:
+        """Queue a generation; after an idle time the clock of `health` starts with it."""
+        is_idle = not (self._thread.n_active or self._thread.n_queued)
+        self._thread.submit(handle)
+        if is_idle:
+            self._last_progress_at = self._clock()
 
     def _self_test_handle(self) -> GenerationHandle:
         return GenerationHandle(

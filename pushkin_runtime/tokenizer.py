@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pushkin_runtime.errors import ModelCorrupt, ModelNotFound
 
 _BYTE_PIECE = re.compile(r"^<0x([0-9A-F]{2})>$")
+MAX_PREFIXES = 512  # answers of `starting_with` that are remembered
 SPACE = "▁"  # how SentencePiece-style vocabularies write a space
 
 
@@ -37,6 +40,7 @@ class TextTokenizer:
             raise ModelCorrupt(
                 f"{path}: {self.n_tokens} tokens, but the model has {vocab_size} embeddings."
             )
+        self._by_prefix: dict[bytes, NDArray[np.int64]] = {}
         self._special = {
             token.content: index
             for index, token in self._tokenizer.get_added_tokens_decoder().items()
@@ -81,14 +85,22 @@ class TextTokenizer:
         stream = StreamDetokenizer(self)
         return "".join(stream.push(token) for token in tokens)
 
-    def starting_with(self, prefix: bytes) -> list[int]:
-        """Return the tokens whose text starts with `prefix` (itself included), ascending."""
+    def starting_with(self, prefix: bytes) -> NDArray[np.int64]:
+        """Return the tokens whose text starts with `prefix` (itself included), ascending; read-only."""
+        known = self._by_prefix.get(prefix)
+        if known is not None:
+            return known
         pieces, ids = self._sorted_pieces
         low = bisect.bisect_left(pieces, prefix)
         high = low
         while high < len(pieces) and pieces[high].startswith(prefix):
             high += 1
-        return sorted(ids[low:high])
+        found = np.sort(ids[low:high])
+        found.flags.writeable = False
+        if len(self._by_prefix) >= MAX_PREFIXES:
+            self._by_prefix.clear()
+        self._by_prefix[prefix] = found
+        return found
 
     @cached_property
     def _bytes(self) -> list[bytes]:
@@ -100,9 +112,9 @@ class TextTokenizer:
         ]
 
     @cached_property
-    def _sorted_pieces(self) -> tuple[list[bytes], list[int]]:
+    def _sorted_pieces(self) -> tuple[list[bytes], NDArray[np.int64]]:
         order = sorted((piece, i) for i, piece in enumerate(self._bytes) if piece)
-        return [piece for piece, _ in order], [i for _, i in order]
+        return [piece for piece, _ in order], np.array([i for _, i in order], dtype=np.int64)
 
 
 def _read(path: Path) -> Tokenizer:

@@ -77,7 +77,7 @@ class Step:
     logprobs: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodePlan:
     """What to decode after a cache.
 
@@ -91,8 +91,8 @@ class DecodePlan:
     sampling: SamplingParams
     seed: int
     recent: tuple[int, ...] = ()
-    first_allowed: tuple[int, ...] | None = None
-    banned: tuple[int, ...] = ()
+    first_allowed: NDArray[np.int64] | None = None
+    banned: NDArray[np.int64] | None = None
 
 
 class Decoder(Protocol):

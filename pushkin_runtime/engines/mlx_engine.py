@@ -207,7 +207,7 @@ class MlxDecoder:
         self._seen = mx.broadcast_to(
             _member_mask(plan.recent, vocab_size), (plan.n_rows, vocab_size)
         )
-        self._banned = _member_mask(plan.banned, vocab_size) if plan.banned else None
+        self._banned = None if plan.banned is None else _member_mask(plan.banned, vocab_size)
         self._n_returned = 0
         self._start = cache.n_tokens
         with _translated():
@@ -229,7 +229,7 @@ class MlxDecoder:
         self._cache.cut(self._start + self._n_returned)
 
     def _launch(
-        self, tokens: mx.array, allowed: tuple[int, ...] | None
+        self, tokens: mx.array, allowed: NDArray[np.int64] | None
     ) -> tuple[mx.array, mx.array]:
         raw = self._engine.next_logits(self._cache, tokens)
         params = self._plan.sampling
@@ -283,9 +283,9 @@ def _keep_ranks(kept: mx.array, n_kept: mx.array) -> mx.array:
     return mx.where(ranks < n_kept, kept, -mx.inf)
 
 
-def _member_mask(tokens: Sequence[int], vocab_size: int) -> mx.array:
+def _member_mask(tokens: Sequence[int] | NDArray[np.int64], vocab_size: int) -> mx.array:
     mask = np.zeros(vocab_size, dtype=np.bool_)
-    mask[list(tokens)] = True
+    mask[np.asarray(tokens, dtype=np.int64)] = True
     return mx.array(mask)
 
 

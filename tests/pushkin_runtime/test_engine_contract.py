@@ -151,7 +151,7 @@ def test_first_step_obeys_its_constraint_and_the_ban_holds(engine: Engine) -> No
             n_rows=1,
             sampling=SamplingParams(min_p=0.0, temperature=3.0),
             seed=3,
-            first_allowed=allowed,
+            first_allowed=np.array(allowed),
             banned=tuple(range(100)),
         ),
     )

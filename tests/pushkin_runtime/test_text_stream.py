@@ -98,7 +98,7 @@ def test_tokens_by_prefix_are_found_exactly(real_tokenizer: TextTokenizer) -> No
         if real_tokenizer.token_bytes(index).startswith(prefix)
     ]
 
-    assert real_tokenizer.starting_with(prefix) == expected
+    assert real_tokenizer.starting_with(prefix).tolist() == expected
     assert len(expected) > 1
 
 
