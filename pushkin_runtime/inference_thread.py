@@ -101,6 +101,7 @@ class InferenceThread:
         finally:
             shop.cache.clear()
             shop.engine.close()
+            shop.engine.leave_thread()
 
     def _admit(self, shop: Workshop) -> bool:
         """Move queued generations to the active ones; False when it is time to stop."""

@@ -134,4 +134,7 @@ class Engine(Protocol):
         one-row cache, which is left as it was."""
 
     def close(self) -> None:
-        """Release the model; nothing may be called afterwards."""
+        """Release the model; only `leave_thread` may be called afterwards."""
+
+    def leave_thread(self) -> None:
+        """Give back what the library keeps for this thread, which ends now: the last call on it."""

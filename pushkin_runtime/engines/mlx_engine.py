@@ -183,6 +183,9 @@ class MlxEngine:
         del self._model
         mx.clear_cache()
 
+    def leave_thread(self) -> None:
+        mx.clear_streams()  # streams of a thread that just ends abort the process (MLX 0.32)
+
     def next_logits(self, cache: MlxKVCache, tokens: mx.array) -> mx.array:
         """Append one token to each row, lazily; return (n_rows, vocab_size) float32 logits."""
         self._check_room(cache.n_tokens + 1)

@@ -111,6 +111,9 @@ class ScriptedEngine:
     def close(self) -> None:
         """Nothing to release."""
 
+    def leave_thread(self) -> None:
+        """Nothing to give back."""
+
     def take_permit(self) -> None:
         """Wait until this unit of work is permitted."""
         if self.permits is not None:

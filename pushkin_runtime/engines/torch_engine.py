@@ -126,6 +126,9 @@ class TorchEngine:
     def close(self) -> None:
         self._weights.clear()
 
+    def leave_thread(self) -> None:
+        """PyTorch keeps nothing per thread that needs giving back."""
+
     def next_logits(self, cache: TorchKVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append one token to each row; return (n_rows, vocab_size) float32 logits."""
         hidden = self._forward(cache, self._embed(torch.tensor(tokens)[:, None]))
