@@ -21,7 +21,7 @@ here=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 python=${PYTHON:-python}
 stable_steps=${STABLE_STEPS:-1119}
 decay_steps=${DECAY_STEPS:-1478}
-long_steps=${LONG_STEPS:-100}
+long_steps=${LONG_STEPS:-97}
 export MLX_DISABLE_COMPILE=1 OMP_WAIT_POLICY=passive
 
 data=$(CDPATH= cd -- "$data" && pwd)
@@ -40,11 +40,11 @@ train() {
     --tokenizer "$run/tokenizer" --preset mini-cpu --rows-per-step 4 --muon-lr 0.02 \
     --adam-lr 0.012 --warmup-steps 40 --precision bf16 --compiled --threads "${THREADS:-2}" "$@"
 }
-# Stable phase, then the decay, on sequences of 512; the last part of the decay on 1,024.
+# Stable phase, then the decay, on sequences of 512; the last part on 1,024, through INT4 rounding.
 train --steps "$stable_steps" --microbatch-rows 4 --seq-len 512
 train --decay-steps "$decay_steps" --steps $((stable_steps + decay_steps - long_steps)) \
   --microbatch-rows 4 --seq-len 512
-train --decay-steps "$decay_steps" --microbatch-rows 4 --seq-len 1024
+train --decay-steps "$decay_steps" --microbatch-rows 4 --seq-len 1024 --quantized
 
 last=$run/run/$(cat "$run/run/latest")
 "$python" -m training.export --checkpoint "$last" --out models/pushkin-mini
