@@ -121,14 +121,16 @@ def _with_weights(config: Gemma3TextConfig, weights: dict[str, torch.Tensor]) ->
 
 
 def write_manifest(folder: Path) -> None:
-    """manifest.json: SHA-256 and size of every other file of the folder."""
+    """manifest.json: SHA-256 and size of every file the model is made of; its card may be edited."""
     files = {
         path.name: {
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "n_bytes": path.stat().st_size,
         }
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != "manifest.json" and not path.name.startswith(".")
+        if path.is_file()
+        and path.name not in ("manifest.json", "README.md")
+        and not path.name.startswith(".")
     }
     content = {"format": MANIFEST_FORMAT, "files": files}
     write_atomic(folder / "manifest.json", json.dumps(content, indent=2) + "\n")
