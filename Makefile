@@ -48,7 +48,7 @@ bench: setup  ## measure a running daemon as a typist would; JSON on stdout
 demo: setup  ## continue and rephrase an English and a Russian paragraph, streaming
 	@for language in english russian; do \
 	  text=examples/$$language.txt; \
-	  printf '\n--- %s, continued ---\n' $$language; cat $$text; \
+	  printf '\n--- %s, continued ---\n' $$language; cat $$text; echo; \
 	  $(BIN)/pushkin continue --file $$text --max-tokens 60 || exit 1; \
 	  printf '\n\n--- %s, rephrased ---\n' $$language; \
 	  $(BIN)/pushkin rephrase --file $$text || exit 1; \
