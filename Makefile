@@ -42,7 +42,7 @@ fmt: setup  ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## measure a running daemon as a typist would; JSON on stdout
+bench: setup  ## replay a typist against a daemon of its own; JSON on stdout
 	$(BIN)/python -m benchmarks.keystroke
 
 demo: setup  ## continue and rephrase an English and a Russian paragraph, streaming

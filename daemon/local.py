@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import queue
-import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.config import Loaded
     from pushkin_runtime.types import Event, GenerationRequest
 
-_READY_POLL_S = 0.02
+_LOOK_S = 0.5
 _CLOSE_S = 3.0
 _REQUEST_ID = "local"
 
@@ -62,8 +61,9 @@ class LocalWriter:
             handle.cancel()
 
     def _await_ready(self) -> None:
-        while (status := self._runtime.status()).state == "loading":
-            time.sleep(_READY_POLL_S)
+        while not self._runtime.wait_loaded(_LOOK_S):
+            pass  # short waits, so that Ctrl-C is heard everywhere
+        status = self._runtime.status()
         settle_memory()
         if status.state != "ready":
             raise LoadFailed(status.error or "The model could not be loaded.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,11 +24,6 @@ class Draft:
     text: str
     reason: FinishReason
     score: float
-
-    @property
-    def finite_score(self) -> float:
-        """The score as JSON can carry it: 0 for a draft without tokens."""
-        return self.score if math.isfinite(self.score) else 0.0
 
 
 def rank(drafts: list[Draft]) -> list[Draft]:

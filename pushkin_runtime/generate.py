@@ -82,6 +82,11 @@ class _Row:
     reason: FinishReason | None = None
 
     @property
+    def score(self) -> float:
+        """Mean log-probability per token (nats), -inf without tokens."""
+        return self.logprob / len(self.tokens) if self.tokens else -math.inf
+
+    @property
     def n_new(self) -> int:
         """Tokens written for the client."""
         return len(self.tokens) - self.n_restored
@@ -232,7 +237,7 @@ class Generation:
         if not self._rows:
             return [Draft(0, "", self._end_reason(), -math.inf)]
         return [
-            Draft(i, row.stream.text, row.reason or "length", row.logprob / max(1, len(row.tokens)))
+            Draft(i, row.stream.text, row.reason or self._end_reason(), row.score)
             for i, row in enumerate(self._rows)
         ]
 
@@ -286,8 +291,7 @@ class Generation:
                 if draft.text:
                     self.handle.emit(Delta(draft.index, draft.text))
         choices = tuple(
-            Choice(index=d.index, text=d.text, finish_reason=d.reason, score=d.finite_score)
-            for d in kept
+            Choice(index=d.index, text=d.text, finish_reason=d.reason, score=d.score) for d in kept
         )
         self.handle.emit(
             Done(

@@ -21,10 +21,7 @@ from pushkin_runtime.errors import InvalidRequest
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
 
-CHARS_PER_TOKEN = (
-    8  # more than any prose needs, so cutting characters first loses no usable context
-)
-CUT_CHARS = 4096  # long texts lose their start in steps of this many characters
+CHARS_PER_TOKEN = 8  # twice what prose has: cutting characters first loses no usable context
 MIN_PROMPT = 16  # tokens of context that `max_tokens` must leave room for
 RECENT = 64  # prompt tokens that the repetition penalty counts as seen
 SENTENCE_END = tuple(".!?…»”\"'")

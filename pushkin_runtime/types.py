@@ -154,7 +154,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One alternative; `score` is its mean log-probability per token (nats), suffix included."""
+    """One alternative; `score` is its mean log-probability per token (nats), -inf without tokens;
+    with a suffix, that of the suffix after it."""
 
     index: int
     text: str

@@ -205,6 +205,7 @@ def test_a_request_that_expires_in_the_queue_ends_without_work(
 
     assert done.result.choices[0].finish_reason == "cancelled"
     assert done.result.usage.completion_tokens == 0
+    assert done.result.choices[0].score == float("-inf")
     permits.release(500)
     first.finish()
 
