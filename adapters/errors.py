@@ -1,7 +1,12 @@
-"""Errors of the adapters package.
+"""Errors of the adapters package; messages name files, tensors and numbers, never a user's text.
 
 AdapterError
-└── AdapterNotFound   the name is well formed but no such adapter is installed
+├── AdapterNotFound      the name is well formed but no such adapter is installed
+├── AdapterCorrupt       a file is truncated, altered, not finite, or not what its header says
+├── AdapterIncompatible  intact, but made for another base or of a shape that does not fit it
+├── AdapterUnsupported   of a kind that cannot be served (DoRA, rank above the limit, a pickle)
+├── AdapterIneffective   it loads, but changes nothing
+└── AdapterInUse         it cannot be removed or unloaded now
 """
 
 from __future__ import annotations
@@ -17,3 +22,23 @@ class AdapterError(Exception):
 
 class AdapterNotFound(AdapterError):
     """A request named an adapter that is not installed."""
+
+
+class AdapterCorrupt(AdapterError):
+    """A file of the adapter cannot be trusted: it does not match its header, its manifest or its sizes."""
+
+
+class AdapterIncompatible(AdapterError):
+    """The adapter was made for another base model, or its shapes do not fit this one."""
+
+
+class AdapterUnsupported(AdapterError):
+    """The adapter is well formed, of a kind that is not served."""
+
+
+class AdapterIneffective(AdapterError):
+    """The adapter is loaded and does nothing: every update is zero."""
+
+
+class AdapterInUse(AdapterError):
+    """The adapter is pinned or running and cannot be dropped."""

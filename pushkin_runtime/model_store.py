@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from adapters.format import TARGETS, BaseModel
 from pushkin_runtime.errors import ModelCorrupt, ModelNotFound
 from pushkin_runtime.model_config import ModelConfig, parse_config
 from pushkin_runtime.tokenizer import TextTokenizer
@@ -109,6 +110,16 @@ def model_info(spec: ModelSpec, context_length: int) -> ModelInfo:
         window=spec.config.sliding_window,
         quantization=spec.quantization,
     )
+
+
+def base_model(spec: ModelSpec) -> BaseModel:
+    """Return what an adapter of this model has to fit."""
+    modules: dict[str, tuple[int, int]] = {}
+    for name, shape in expected_shapes(spec.config).items():
+        module = name.removesuffix(".weight")
+        if module.endswith(TARGETS) and len(shape) == 2:
+            modules[module] = shape
+    return BaseModel(id=spec.id, digest=spec.digest, modules=modules)
 
 
 def require_files(path: Path) -> list[Path]:

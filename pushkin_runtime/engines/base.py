@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.composition import Composition
+from adapters.format import BaseModel
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import ModelInfo, SamplingParams
 
@@ -54,11 +56,27 @@ class Embeddings:
 Segment = Tokens | Embeddings
 
 
+class Lora(Protocol):
+    """A composition of adapters in an engine's own arrays, with a factor for each; immutable."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the matrices, which copies with other factors share."""
+
+    @property
+    def n_modules(self) -> int:
+        """Matrices of the base that it really changes."""
+
+
 class KVCache(Protocol):
     """Keys and values of one prefix, on all layers and in full length, so it can be cut anywhere.
 
-    Owned by whoever asked the engine for it; freed when dropped.
+    Owned by whoever asked the engine for it; freed when dropped. A cache belongs to its adapters: every
+    call that extends or reads it applies `lora`. Its owner may take them off an idle cache, to free their
+    memory, and must put equal ones back before the next call.
     """
+
+    lora: Lora | None
 
     @property
     def n_tokens(self) -> int:
@@ -107,21 +125,38 @@ class Decoder(Protocol):
 
 
 class Engine(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    base: what an adapter must fit. lora_dtype: of its activations ("float32" or "bfloat16"), which
+    compositions for `load_lora` must have too: a wider one would slow every step down.
+    """
 
     name: str
     info: ModelInfo
     tokenizer: TextTokenizer
+    base: BaseModel
+    lora_dtype: str
 
-    def new_cache(self) -> KVCache:
-        """Return an empty cache of one row."""
+    def load_lora(self, composition: Composition) -> Lora:
+        """Bring a composition into the engine's arrays, with the adapters' own scales as factors.
+
+        Raises EngineFailed when a matrix has no place in this model: an adapter that is silently not
+        applied is the worst kind.
+        """
+
+    def rescale(self, lora: Lora, factors: Sequence[float]) -> Lora:
+        """Return `lora` with other factors, one per adapter (own scale × requested scale); moves no matrix."""
+
+    def new_cache(self, lora: Lora | None = None) -> KVCache:
+        """Return an empty cache of one row whose tokens will be read under `lora`; None: the bare base."""
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         """Append `segment` to a one-row cache. Splitting a segment over calls gives the same cache up to
         rounding. Raises EngineFailed; the cache then holds what it held before."""
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> KVCache:
-        """Return a copy of the first `n_tokens` of a one-row cache, repeated to `n_rows`; exact."""
+        """Return a copy of the first `n_tokens` of a one-row cache, repeated to `n_rows`, under the same
+        adapters; exact."""
 
     def trim(self, cache: KVCache, n_tokens: int) -> None:
         """Forget everything after the first `n_tokens`; exact, on all layers, past the window too."""
