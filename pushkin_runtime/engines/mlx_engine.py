@@ -19,17 +19,27 @@ from mlx_lm.models import gemma3_text
 from mlx_lm.models.base import create_causal_mask
 from numpy.typing import NDArray
 
+from adapters.composition import Composition
 from pushkin_runtime.engines.base import (
     DecodePlan,
     Embeddings,
     EngineOptions,
     KVCache,
+    Lora,
     Segment,
     Step,
 )
+from pushkin_runtime.engines.lora import check_places
+from pushkin_runtime.engines.mlx_lora import LoraSlot, MlxLora, install, load_lora
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.model_config import ModelConfig
-from pushkin_runtime.model_store import ModelSpec, model_info, open_model, open_tokenizer
+from pushkin_runtime.model_store import (
+    ModelSpec,
+    base_model,
+    model_info,
+    open_model,
+    open_tokenizer,
+)
 from pushkin_runtime.sampling import Uniforms
 from pushkin_runtime.types import SamplingParams
 
@@ -79,8 +89,9 @@ class LayerKV:
 class MlxKVCache:
     """See `KVCache`."""
 
-    def __init__(self, config: ModelConfig, n_rows: int = 1) -> None:
+    def __init__(self, config: ModelConfig, n_rows: int = 1, lora: Lora | None = None) -> None:
         self.n_rows = n_rows
+        self.lora = lora
         self.layers = [
             LayerKV(None if config.is_global(i) else config.sliding_window)
             for i in range(config.n_layers)
@@ -119,20 +130,34 @@ class MlxEngine:
         self._spec = open_model(options.model_dir)
         self._config = self._spec.config
         self.tokenizer = open_tokenizer(self._spec)
+        self._slot = LoraSlot()
         with _translated():
             self._model = _load(self._spec)
+            install(self._model.model.layers, self._slot)
         self._limit = min(options.context_length or sys.maxsize, self._config.context_length)
         self.info = model_info(self._spec, self._limit)
+        self.base = base_model(self._spec)
+        self.lora_dtype = str(self._dtype()).removeprefix("mlx.core.")
 
-    def new_cache(self) -> MlxKVCache:
-        return MlxKVCache(self._config)
+    def load_lora(self, composition: Composition) -> MlxLora:
+        check_places(composition, self.base, self.lora_dtype)
+        with _translated():
+            return load_lora(composition)
+
+    def rescale(self, lora: Lora, factors: Sequence[float]) -> MlxLora:
+        assert isinstance(lora, MlxLora)
+        with _translated():
+            return lora.rescaled(factors)
+
+    def new_cache(self, lora: Lora | None = None) -> MlxKVCache:
+        return MlxKVCache(self._config, lora=lora)
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         assert isinstance(cache, MlxKVCache)
         n_before = cache.n_tokens
         self._check_room(n_before + len(segment))
         try:
-            with _translated():
+            with _translated(), self._slot.applied(cache.lora):
                 if isinstance(segment, Embeddings):
                     # mlx-lm scales supplied rows by √hidden as well: undo it first.
                     scale = mx.array(self._config.hidden_size**0.5, mx.bfloat16)
@@ -148,7 +173,7 @@ class MlxEngine:
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> MlxKVCache:
         assert isinstance(cache, MlxKVCache)
-        copy = MlxKVCache(self._config, n_rows)
+        copy = MlxKVCache(self._config, n_rows, cache.lora)
         with _translated():
             for old, new in zip(cache.layers, copy.layers, strict=True):
                 if old.keys is not None and old.values is not None and n_tokens:
@@ -173,7 +198,7 @@ class MlxEngine:
         assert isinstance(cache, MlxKVCache)
         n_before = cache.n_tokens
         self._check_room(n_before + len(tokens))
-        with _translated():
+        with _translated(), self._slot.applied(cache.lora):
             out = self._model(mx.array([list(tokens)]), cache.layers)[0].astype(mx.float32)
             mx.eval(out)
         cache.cut(n_before)
@@ -189,8 +214,9 @@ class MlxEngine:
     def next_logits(self, cache: MlxKVCache, tokens: mx.array) -> mx.array:
         """Append one token to each row, lazily; return (n_rows, vocab_size) float32 logits."""
         self._check_room(cache.n_tokens + 1)
-        logits: mx.array = self._model(tokens[:, None], cache.layers)[:, -1].astype(mx.float32)
-        return logits
+        with self._slot.applied(cache.lora):
+            logits: mx.array = self._model(tokens[:, None], cache.layers)[:, -1]
+        return logits.astype(mx.float32)
 
     def _check_room(self, n_tokens: int) -> None:
         if n_tokens > self._limit:

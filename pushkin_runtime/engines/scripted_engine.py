@@ -7,14 +7,18 @@ timing testable: work waits for permits instead of for a clock.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from pushkin_runtime.engines.base import DecodePlan, EngineOptions, KVCache, Segment, Step
+from adapters.composition import Composition
+from adapters.format import TARGETS, BaseModel
+from pushkin_runtime.engines.base import DecodePlan, EngineOptions, KVCache, Lora, Segment, Step
+from pushkin_runtime.engines.lora import check_factors, check_places
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import ModelInfo
@@ -22,6 +26,11 @@ from pushkin_runtime.types import ModelInfo
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>")
 DEFAULT_TEXT = " The scripted engine writes this sentence again and again, без модели."
 CONTEXT = 4096
+BASE = BaseModel(
+    id="scripted",
+    digest="0" * 64,
+    modules={f"layers.{i}.{target}": (8, 8) for i in range(2) for target in TARGETS},
+)
 
 
 def byte_tokenizer() -> TextTokenizer:
@@ -34,26 +43,51 @@ def byte_tokenizer() -> TextTokenizer:
     return TextTokenizer(tokenizer, len(vocab))
 
 
+@dataclass(frozen=True, slots=True)
+class ScriptedLora:
+    """See `Lora`. Equal ones are interchangeable; factors of zero are no adapters at all."""
+
+    key: tuple[str, ...]
+    factors: tuple[float, ...]
+    n_bytes: int
+    n_modules: int
+
+
 @dataclass(slots=True)
 class ScriptedCache:
-    """Only counts."""
+    """Counts, and remembers under which adapters each position was read (`readers`)."""
 
     n_tokens: int = 0
+    lora: Lora | None = None
+    readers: list[Lora | None] = field(default_factory=list)
 
     @property
     def n_bytes(self) -> int:
         """As if a token took a kilobyte."""
         return self.n_tokens * 1024
 
+    def read(self, n_tokens: int) -> None:
+        """Append positions. Raises EngineFailed if earlier ones were read under other adapters."""
+        lora = _effective(self.lora)
+        if any(reader != lora for reader in self.readers):
+            raise EngineFailed("A cache was continued under other adapters than it was read under.")
+        self.readers += [lora] * n_tokens
+        self.n_tokens += n_tokens
+
 
 class ScriptedEngine:
     """See `Engine`. texts: row r writes texts[r mod len], then `<eos>` unless `endless`.
 
+    Under adapters a text starts elsewhere in itself and goes around (see `rotation`), so that another
+    composition or other factors write another text; a cache read under one and continued under another fails.
     permits: if given, every prefill chunk and decode step first takes one. fail_at: the decode step (from 0,
-    counted over the engine's life) that breaks. `n_steps` and `n_prefills` may be read from any thread.
+    counted over the engine's life) that breaks. `n_steps`, `n_prefills` and `loras`, the adapters of
+    every cache ever made, may be read from any thread.
     """
 
     name = "scripted"
+    base = BASE
+    lora_dtype = "float32"
 
     def __init__(
         self,
@@ -72,9 +106,10 @@ class ScriptedEngine:
         self.fail_at = fail_at
         self.n_steps = 0
         self.n_prefills = 0
+        self.loras: list[Lora | None] = []
         self.info = ModelInfo(
-            id="scripted",
-            digest="0" * 64,
+            id=BASE.id,
+            digest=BASE.digest,
             n_parameters=0,
             n_bytes=0,
             n_layers=0,
@@ -85,21 +120,37 @@ class ScriptedEngine:
             quantization="none",
         )
 
-    def new_cache(self) -> ScriptedCache:
-        return ScriptedCache()
+    def load_lora(self, composition: Composition) -> ScriptedLora:
+        check_places(composition, self.base, self.lora_dtype)
+        return ScriptedLora(
+            key=composition.key,
+            factors=composition.scales,
+            n_bytes=composition.n_bytes,
+            n_modules=composition.n_modules,
+        )
+
+    def rescale(self, lora: Lora, factors: Sequence[float]) -> ScriptedLora:
+        assert isinstance(lora, ScriptedLora)
+        return replace(lora, factors=check_factors(len(lora.factors), factors))
+
+    def new_cache(self, lora: Lora | None = None) -> ScriptedCache:
+        self.loras.append(lora)
+        return ScriptedCache(lora=lora)
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         assert isinstance(cache, ScriptedCache)
         self.take_permit()
         self.n_prefills += 1
-        cache.n_tokens += len(segment)
+        cache.read(len(segment))
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> ScriptedCache:
-        return ScriptedCache(n_tokens)
+        assert isinstance(cache, ScriptedCache)
+        return ScriptedCache(n_tokens, cache.lora, cache.readers[:n_tokens])
 
     def trim(self, cache: KVCache, n_tokens: int) -> None:
         assert isinstance(cache, ScriptedCache)
         cache.n_tokens = n_tokens
+        del cache.readers[n_tokens:]
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> ScriptedDecoder:
         assert isinstance(cache, ScriptedCache)
@@ -126,6 +177,9 @@ class ScriptedDecoder:
     def __init__(self, engine: ScriptedEngine, cache: ScriptedCache, plan: DecodePlan) -> None:
         self._engine, self._cache, self._n_rows = engine, cache, plan.n_rows
         self._at = 0
+        self._texts = [
+            text[(n := rotation(cache.lora, len(text))) :] + text[:n] for text in engine.texts
+        ]
 
     def step(self) -> Step:
         engine = self._engine
@@ -133,11 +187,9 @@ class ScriptedDecoder:
         if engine.fail_at is not None and engine.n_steps >= engine.fail_at:
             raise EngineFailed("The scripted engine was told to fail here.")
         engine.n_steps += 1
-        tokens = tuple(
-            self._token(engine.texts[r % len(engine.texts)]) for r in range(self._n_rows)
-        )
+        tokens = tuple(self._token(self._texts[r % len(self._texts)]) for r in range(self._n_rows))
         self._at += 1
-        self._cache.n_tokens += 1
+        self._cache.read(1)
         return Step(tokens, (-1.0,) * self._n_rows)
 
     def close(self) -> None:
@@ -147,3 +199,17 @@ class ScriptedDecoder:
         if self._engine.endless:
             return text[self._at % len(text)]
         return text[self._at] if self._at < len(text) else self._engine.tokenizer.eos_id
+
+
+def rotation(lora: Lora | None, n_tokens: int) -> int:
+    """Return the token at which a text of `n_tokens` starts under `lora`: 0 without, another one with."""
+    lora = _effective(lora)
+    if lora is None or n_tokens < 2:
+        return 0
+    identity = repr((lora.key, tuple(round(factor, 6) for factor in lora.factors)))
+    return 1 + zlib.crc32(identity.encode()) % (n_tokens - 1)
+
+
+def _effective(lora: Lora | None) -> ScriptedLora | None:
+    assert lora is None or isinstance(lora, ScriptedLora)
+    return lora if lora is not None and any(lora.factors) else None

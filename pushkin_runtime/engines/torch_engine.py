@@ -10,6 +10,7 @@ import math
 import mmap
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,17 +18,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from adapters.composition import SITES, Composition
 from pushkin_runtime.engines.base import (
     DecodePlan,
     Embeddings,
     EngineOptions,
     KVCache,
+    Lora,
     Segment,
     Step,
 )
+from pushkin_runtime.engines.lora import check_places
+from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.model_config import ModelConfig
-from pushkin_runtime.model_store import ModelSpec, model_info, open_model, open_tokenizer
+from pushkin_runtime.model_store import (
+    ModelSpec,
+    base_model,
+    model_info,
+    open_model,
+    open_tokenizer,
+)
 from pushkin_runtime.sampling import Uniforms, candidates, log_softmax_at, penalize, pick
 
 GROW = 256  # tokens a cache grows by
@@ -41,9 +52,12 @@ class TorchKVCache:
     this size in malloc's heap fragment it (measured: 8 % more after 10,000 requests).
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, n_rows: int = 1) -> None:
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, n_rows: int = 1, lora: Lora | None = None
+    ) -> None:
         self.n_tokens = 0
         self.n_rows = n_rows
+        self.lora = lora
         shape = (config.n_layers, 2, n_rows, config.n_kv_heads, 0, config.head_dim)
         self.block = torch.empty(shape, dtype=dtype)
 
@@ -62,6 +76,18 @@ class TorchKVCache:
         grown = torch.frombuffer(memory, dtype=self.block.dtype).view(shape)
         grown[..., : self.n_tokens, :] = self.block[..., : self.n_tokens, :]
         self.block = grown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pass:
+    """One run through the layers: the new positions start..end-1, what they may see (by whether the
+    layer is global; None: everything), under which adapters."""
+
+    n_rows: int
+    start: int
+    end: int
+    masks: dict[bool, torch.Tensor | None]
+    lora: TorchLora | None
 
 
 class TorchEngine:
@@ -86,9 +112,19 @@ class TorchEngine:
             False: _rope_table(self._config, self._limit, is_global=False),
         }
         self.info = model_info(self._spec, self._limit)
+        self.base = base_model(self._spec)
+        self.lora_dtype = str(self._dtype).removeprefix("torch.")
 
-    def new_cache(self) -> TorchKVCache:
-        return TorchKVCache(self._config, self._dtype)
+    def load_lora(self, composition: Composition) -> TorchLora:
+        check_places(composition, self.base, self.lora_dtype)
+        return load_lora(composition)
+
+    def rescale(self, lora: Lora, factors: Sequence[float]) -> TorchLora:
+        assert isinstance(lora, TorchLora)
+        return lora.rescaled(factors)
+
+    def new_cache(self, lora: Lora | None = None) -> TorchKVCache:
+        return TorchKVCache(self._config, self._dtype, lora=lora)
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         assert isinstance(cache, TorchKVCache)
@@ -100,7 +136,7 @@ class TorchEngine:
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> TorchKVCache:
         assert isinstance(cache, TorchKVCache)
-        copy = TorchKVCache(self._config, self._dtype, n_rows)
+        copy = TorchKVCache(self._config, self._dtype, n_rows, cache.lora)
         copy.reserve(n_tokens + 1)
         copy.block[..., :n_tokens, :] = cache.block[..., :n_tokens, :]
         copy.n_tokens = n_tokens
@@ -150,44 +186,36 @@ class TorchEngine:
         if end > self._limit:
             raise EngineFailed(f"{end} tokens do not fit the context of {self._limit}.")
         cache.reserve(end)
-        masks = {kind: _mask(self._config, start, end, is_global=kind) for kind in (True, False)}
+        lora = cache.lora
+        assert lora is None or isinstance(lora, TorchLora)
+        run = _Pass(
+            n_rows=x.shape[0],
+            start=start,
+            end=end,
+            masks={kind: _mask(self._config, start, end, is_global=kind) for kind in (True, False)},
+            lora=None if lora is None or lora.is_zero else lora,
+        )
+        flat = x.flatten(0, 1)
         for i in range(self._config.n_layers):
-            kind = self._config.is_global(i)
-            x = self._layer(i, x, cache.block[i], (start, end), masks[kind])
+            flat = self._layer(i, flat, cache.block[i], run)
         cache.n_tokens = end
-        return self._norm(x, "norm.weight")
+        return self._norm(flat, "norm.weight").view(x.shape)
 
-    def _layer(
-        self,
-        i: int,
-        x: torch.Tensor,
-        kv: torch.Tensor,
-        span: tuple[int, int],
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _layer(self, i: int, x: torch.Tensor, kv: torch.Tensor, run: _Pass) -> torch.Tensor:
+        """x: (n_rows * n_new, hidden_size) → the same."""
         p = f"layers.{i}."
-        h = self._attention(i, self._norm(x, p + "input_layernorm.weight"), kv, span, mask)
+        h = self._attention(i, self._norm(x, p + "input_layernorm.weight"), kv, run)
         x = x + self._norm(h, p + "post_attention_layernorm.weight")
         h = self._norm(x, p + "pre_feedforward_layernorm.weight")
-        gate = F.gelu(F.linear(h, self._weights[p + "mlp.gate_proj.weight"]), approximate="tanh")
-        h = gate * F.linear(h, self._weights[p + "mlp.up_proj.weight"])
-        h = F.linear(h, self._weights[p + "mlp.down_proj.weight"])
+        gate, up = self._site(i, "mlp.gate_up", h, run.lora)
+        (h,) = self._site(i, "mlp.down", F.gelu(gate, approximate="tanh") * up, run.lora)
         return x + self._norm(h, p + "post_feedforward_layernorm.weight")
 
-    def _attention(
-        self,
-        i: int,
-        x: torch.Tensor,
-        kv: torch.Tensor,
-        span: tuple[int, int],
-        mask: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _attention(self, i: int, x: torch.Tensor, kv: torch.Tensor, run: _Pass) -> torch.Tensor:
         c, p = self._config, f"layers.{i}.self_attn."
-        B, T, _ = x.shape
-        start, end = span
-        q = F.linear(x, self._weights[p + "q_proj.weight"]).view(B, T, c.n_heads, c.head_dim)
-        k = F.linear(x, self._weights[p + "k_proj.weight"]).view(B, T, c.n_kv_heads, c.head_dim)
-        v = F.linear(x, self._weights[p + "v_proj.weight"]).view(B, T, c.n_kv_heads, c.head_dim)
+        start, end = run.start, run.end
+        heads = (run.n_rows, end - start, -1, c.head_dim)
+        q, k, v = (out.view(heads) for out in self._site(i, "self_attn.qkv", x, run.lora))
         cos, sin = (table[start:end, None] for table in self._cos_sin[c.is_global(i)])
         q = _rotate(self._norm(q, p + "q_norm.weight"), cos, sin).transpose(1, 2)  # (B, H, T, D)
         k = _rotate(self._norm(k, p + "k_norm.weight"), cos, sin).transpose(1, 2)
@@ -198,11 +226,23 @@ class TorchEngine:
             q,
             kv[0, :, :, first:end],
             kv[1, :, :, first:end],
-            attn_mask=mask,
+            attn_mask=run.masks[c.is_global(i)],
             scale=c.query_pre_attn_scalar**-0.5,
             enable_gqa=True,
         )
-        return F.linear(out.transpose(1, 2).reshape(B, T, -1), self._weights[p + "o_proj.weight"])
+        flat = out.transpose(1, 2).reshape(x.shape[0], -1)
+        (out,) = self._site(i, "self_attn.o", flat, run.lora)
+        return out
+
+    def _site(
+        self, i: int, site: str, x: torch.Tensor, lora: TorchLora | None
+    ) -> list[torch.Tensor]:
+        """The outputs (n, out) of the matrices that read `x`, (n, in), adapters included."""
+        p = f"layers.{i}."
+        outputs = [F.linear(x, self._weights[f"{p}{name}.weight"]) for name in SITES[site]]
+        if lora is not None:
+            lora.add(i, site, x, outputs)
+        return outputs
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         normed = F.rms_norm(x.float(), x.shape[-1:], self._weights[name], self._config.rms_norm_eps)
