@@ -308,6 +308,26 @@ def test_adapters_taken_off_an_idle_cache_and_put_back(engine: Engine) -> None:
     np.testing.assert_array_equal(engine.logits(cache, PROMPT[40:]), logits_under(engine, lora))
 
 
+def test_greedy_decode_follows_the_arg_max_under_the_adapter(engine: Engine) -> None:
+    lora, _ = two_loras(engine)
+    decoder = engine.decode(
+        prefilled(engine, lora),
+        DecodePlan(
+            last_token=PROMPT[-1], n_rows=1, sampling=SamplingParams(temperature=0.0), seed=0
+        ),
+    )
+    steps = [decoder.step() for _ in range(30)]
+    decoder.close()
+    out = [step.tokens[0] for step in steps]
+    logits = engine.logits(engine.new_cache(lora), [*PROMPT, *out])[len(PROMPT) - 1 : -1]
+
+    assert out == logits.argmax(axis=-1).tolist()
+    normalizers = np.log(np.exp(logits.astype(np.float64)).sum(axis=-1))
+    np.testing.assert_allclose(
+        [step.logprobs[0] for step in steps], logits.max(axis=-1) - normalizers, atol=1e-4
+    )
+
+
 def test_rows_under_an_adapter_decode_as_each_would_alone(engine: Engine) -> None:
     lora, _ = two_loras(engine)
     cache = engine.new_cache(lora)
