@@ -119,9 +119,10 @@ class StartEvent(TypedDict):
 
 
 class ProgressEvent(TypedDict):
-    """Data of the SSE event `progress`: `n_done` of `n_total` prompt tokens are ready."""
+    """Data of the SSE event `progress`: `n_done` of `n_total` prompt tokens (prefill) or adapters (loading) are
+    ready."""
 
-    stage: Literal["prefill"]
+    stage: Literal["loading", "prefill"]
     n_done: int
     n_total: int
 

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from adapters.errors import AdapterError, AdapterNotFound
+from adapters import errors as adapters
 from api.json_text import json_bytes
 from pushkin_runtime import errors as runtime
 
@@ -50,6 +50,12 @@ STATUSES: dict[str, int] = {
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "host_refused": 421,
+    "adapter_exists": 422,
+    "adapter_corrupt": 422,
+    "adapter_incompatible": 422,
+    "adapter_unsupported": 422,
+    "adapter_ineffective": 422,
+    "adapter_in_use": 423,  # not 409: the official OpenAI client would repeat it at once
     "client_closed": 499,  # for the log: nobody is left to read it
     "internal_error": 500,
     "runtime_error": 500,
@@ -77,8 +83,14 @@ CODES: dict[type[Exception], str] = {
     runtime.NotReady: "not_ready",
     runtime.QueueFull: "queue_full",
     runtime.Draining: "draining",
-    AdapterError: "adapter_error",
-    AdapterNotFound: "adapter_not_found",
+    adapters.AdapterError: "adapter_error",
+    adapters.AdapterNotFound: "adapter_not_found",
+    adapters.AdapterExists: "adapter_exists",
+    adapters.AdapterCorrupt: "adapter_corrupt",
+    adapters.AdapterIncompatible: "adapter_incompatible",
+    adapters.AdapterUnsupported: "adapter_unsupported",
+    adapters.AdapterIneffective: "adapter_ineffective",
+    adapters.AdapterInUse: "adapter_in_use",
     ClientDisconnect: "client_closed",
 }
 

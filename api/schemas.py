@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from api.json_text import printable
 from pushkin_runtime.types import (
+    MAX_ADAPTER_SCALE,
     AdapterRef,
     Control,
     GenerationRequest,
@@ -108,11 +109,20 @@ class SamplingBody(Body):
     order: SamplingOrder | None = None
 
 
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,64}$")]
+
+
 class AdapterBody(Body):
     """One LoRA adapter, by name."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    scale: Annotated[Finite, Field(ge=-4, le=4)] = 1.0
+    name: AdapterName
+    scale: Annotated[Finite, Field(ge=-MAX_ADAPTER_SCALE, le=MAX_ADAPTER_SCALE)] = 1.0
+
+
+class LoadAdapterBody(Body):
+    """How to load an adapter; pinned ones stay in memory until they are unloaded."""
+
+    pinned: bool = False
 
 
 class PersonaBody(Body):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
-from pushkin_runtime.types import EventSink, GenerationRequest, Health, RuntimeStatus
+from pushkin_runtime.types import (
+    AdapterStatus,
+    EventSink,
+    GenerationRequest,
+    Health,
+    RuntimeStatus,
+)
 
 
 class GenerationHandle(Protocol):
@@ -31,6 +38,15 @@ class GenerationRuntime(Protocol):
 
     def cancel(self, request_id: str) -> bool:
         """Cancel by id; True if that request was queued or running."""
+
+    def adapters(self) -> Future[list[AdapterStatus]]:
+        """Every installed adapter. Raises NotReady or Draining."""
+
+    def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
+        """Bring an adapter into memory. Raises AdapterError or RuntimeFault, now or from the future."""
+
+    def unload_adapter(self, name: str) -> Future[AdapterStatus]:
+        """Give back an adapter's memory. Raises as `load_adapter` does."""
 
     def status(self) -> RuntimeStatus: ...
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         file: str | None
         max_tokens: int | None
         n: int
+        adapter: tuple[str, ...]
+        no_adapters: bool
         temperature: float | None
         min_p: float | None
         seed: int | None
@@ -57,6 +59,13 @@ def writing_options(command: Command) -> Command:
         click.option(
             "--n", type=click.IntRange(1, 5), default=1, show_default=True, help="Alternatives."
         ),
+        click.option(
+            "--adapter",
+            multiple=True,
+            metavar="NAME[:SCALE]",
+            help="Instead of the task's own. Repeatable.",
+        ),
+        click.option("--no-adapters", is_flag=True, help="The bare base model."),
         click.option(
             "--temperature",
             type=click.FloatRange(0, 5),
@@ -136,7 +145,23 @@ def _body(task: Task, given: Given) -> Body:
         "sampling": sampling or None,
         "control": {"language": given["language"]} if given["language"] else None,
     }
-    return body | {name: value for name, value in optional.items() if value is not None}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    return body | _adapters(given["adapter"], given["no_adapters"])
+
+
+def _adapters(names: tuple[str, ...], none: bool) -> Body:
+    """The field `adapters`: absent leaves the choice to the daemon, [] is really none."""
+    from daemon.config import parse_adapters
+
+    if none and names:
+        raise InputError("--adapter and --no-adapters are both given; give one of them.")
+    if not none and not names:
+        return {}
+    try:
+        refs = parse_adapters(names)
+    except ValueError as error:
+        raise InputError(f"--adapter: {error}.") from None
+    return {"adapters": [{"name": ref.name, "scale": ref.scale} for ref in refs]}
 
 
 def _read_text(text: str | None, file: str | None) -> str:

@@ -10,18 +10,20 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from daemon.errors import ConfigError
 from daemon.paths import Paths, paths_for
+from pushkin_runtime.types import MAX_ADAPTER_SCALE, AdapterRef
 
 EngineChoice = Literal["auto", "mlx", "torch", "scripted"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ADAPTER = re.compile(r"([a-z0-9._-]{1,64})(?::(-?\d+(?:\.\d+)?))?")
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
     "0": False,
     "false": False,
@@ -56,6 +58,20 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptersConfig:
+    """adapters_budget_mb: memory for adapters that are loaded.
+
+    The others say what a request without `adapters` gets: "auto" is the installed adapter with the task's
+    name, if it fits the model; "none"; or names with scales, "persona, continue:0.8".
+    """
+
+    adapters_budget_mb: int = 512
+    continue_adapters: str = "auto"
+    rephrase_adapters: str = "auto"
+    story_adapters: str = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """log_level: the lowest level written to daemon.jsonl."""
 
@@ -68,6 +84,7 @@ class Config:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -81,7 +98,12 @@ class Loaded:
     home_origin: str
 
 
-_SECTIONS: dict[str, type] = {"server": ServerConfig, "runtime": RuntimeConfig, "log": LogConfig}
+_SECTIONS: dict[str, type] = {
+    "server": ServerConfig,
+    "runtime": RuntimeConfig,
+    "adapters": AdaptersConfig,
+    "log": LogConfig,
+}
 
 
 def load(
@@ -118,6 +140,29 @@ def locate(
         return paths_for(home, platform=platform), "PUSHKIN_HOME"
     data_home = Path(env["XDG_DATA_HOME"]) if env.get("XDG_DATA_HOME") else None
     return paths_for(None, platform=platform, data_home=data_home), "default"
+
+
+def adapter_defaults(text: str) -> tuple[AdapterRef, ...] | None:
+    """Return the adapters a setting names; None for "auto". Raises ValueError."""
+    if text == "auto":
+        return None
+    if text == "none":
+        return ()
+    return parse_adapters(text.split(","))
+
+
+def parse_adapters(items: Iterable[str]) -> tuple[AdapterRef, ...]:
+    """Read "name" and "name:scale". Raises ValueError for anything else, and for a name given twice."""
+    refs: list[AdapterRef] = []
+    for item in items:
+        match = _ADAPTER.fullmatch(item.strip())
+        if match is None or match[1] in (ref.name for ref in refs):
+            raise ValueError('expected different names such as "formal" or "formal:0.5"')
+        scale = float(match[2] or 1)
+        if abs(scale) > MAX_ADAPTER_SCALE:
+            raise ValueError(f"expected scales of at most ±{MAX_ADAPTER_SCALE:g}")
+        refs.append(AdapterRef(match[1], scale))
+    return tuple(refs)
 
 
 def leaves(config: Config) -> dict[str, object]:
@@ -259,7 +304,17 @@ def _cross_checks(config: Config) -> list[str]:
         (1 <= runtime.queue_limit <= 1024, "runtime.queue_limit: expected 1 to 1024"),
         (1 <= runtime.max_active <= 64, "runtime.max_active: expected 1 to 64"),
         (1 <= runtime.threads <= 256, "runtime.threads: expected 1 to 256"),
+        (
+            config.adapters.adapters_budget_mb >= 1,
+            "adapters.adapters_budget_mb: expected 1 or more",
+        ),
     ]
+    for task in ("continue", "rephrase", "story"):
+        name = f"{task}_adapters"
+        try:
+            adapter_defaults(getattr(config.adapters, name))
+        except ValueError as error:
+            checks.append((False, f"adapters.{name}: {error}"))
     values = leaves(config)
     return [
         f"{message}, got {values[message.partition(':')[0]]!r}" for ok, message in checks if not ok

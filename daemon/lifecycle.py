@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from daemon import __version__
 from daemon.auth_token import ensure_token
-from daemon.config import Loaded
+from daemon.config import Loaded, adapter_defaults
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
     Endpoint,
@@ -28,9 +28,10 @@ from daemon.instance import (
     withdraw_endpoint,
 )
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, find_model, prepare
+from daemon.paths import Paths, adapter_roots, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
@@ -125,11 +126,18 @@ def harden_process() -> None:
 
 
 def _runtime_options(loaded: Loaded) -> RuntimeOptions:
+    from pushkin_runtime.adapter_pool import AdapterOptions
     from pushkin_runtime.runtime import RuntimeOptions
 
-    runtime = loaded.config.runtime
+    runtime, adapters = loaded.config.runtime, loaded.config.adapters
+    model_dir = find_model(runtime.model, loaded.paths)
+    configured: dict[Task, tuple[AdapterRef, ...] | None] = {
+        "continue": adapter_defaults(adapters.continue_adapters),
+        "rephrase": adapter_defaults(adapters.rephrase_adapters),
+        "story": adapter_defaults(adapters.story_adapters),
+    }
     return RuntimeOptions(
-        model_dir=find_model(runtime.model, loaded.paths),
+        model_dir=model_dir,
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
         context_length=runtime.context_length,
@@ -137,6 +145,11 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
         queue_limit=runtime.queue_limit,
         max_active=runtime.max_active,
         n_threads=runtime.threads,
+        adapters=AdapterOptions(
+            roots=adapter_roots(model_dir, loaded.paths),
+            budget_bytes=adapters.adapters_budget_mb * 2**20,
+            defaults={task: refs for task, refs in configured.items() if refs is not None},
+        ),
     )
 
 

@@ -46,6 +46,10 @@ class Paths:
         return self.home / "models"
 
     @property
+    def adapters(self) -> Path:
+        return self.home / "adapters"
+
+    @property
     def log_file(self) -> Path:
         return self.logs / "daemon.jsonl"
 
@@ -79,6 +83,11 @@ def find_model(name: str, paths: Paths) -> Path:
         return Path(name)
     own = paths.models / name
     return own if own.is_dir() else bundled_models() / name
+
+
+def adapter_roots(model_dir: Path, paths: Paths) -> tuple[Path, Path]:
+    """Where adapters are looked for: the user's own hide those that come with the model."""
+    return paths.adapters, model_dir / "adapters"
 
 
 def prepare(paths: Paths) -> None:

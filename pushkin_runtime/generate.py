@@ -1,7 +1,8 @@
-"""The generation loop: prompt → cached prefix → chunked prefill → decode → scored choices.
+"""The generation loop: prompt → cached prefix → adapters → chunked prefill → decode → scored choices.
 
 A generation is a Python generator that yields after every unit of work (a prefill chunk, a decode step),
-so the inference thread can take turns and notice an end within one unit. Record before emit: a token
+so the inference thread can take turns and notice an end within one unit. It yields True for work done and
+False when it can only wait (for its adapters). Record before emit: a token
 is in the cache's record before the client sees it, and a generation ended anywhere leaves its cache usable.
 """
 
@@ -15,15 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
-from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Tokens
+from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora, Tokens
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
 from pushkin_runtime.prompt_cache import CacheKey, PromptCache
 from pushkin_runtime.sampling import resolve
 from pushkin_runtime.text_stream import TextStream
 from pushkin_runtime.types import (
-    AdapterRef,
     Choice,
     Delta,
     Done,
@@ -50,9 +51,17 @@ class Workshop:
 
     engine: Engine
     cache: PromptCache
+    adapters: AdapterPool
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int], None]
+
+    def close(self) -> None:
+        """Release everything; the last call on the thread."""
+        self.adapters.close()
+        self.cache.clear()
+        self.engine.close()
+        self.engine.leave_thread()
 
 
 def unwritable(engine: Engine) -> NDArray[np.int64]:
@@ -67,6 +76,7 @@ class _Clock:
     """When each stage ended, in milliseconds since `submit`."""
 
     queued: float = 0.0
+    adapted: float = 0.0
     prefilled: float = 0.0
     first_text: float | None = None
 
@@ -101,7 +111,9 @@ class Generation:
         self._request = handle.request
         self._clock = _Clock()
         self._persona = PersonaUsed()
-        self._adapters: tuple[AdapterRef, ...] = ()
+        self._adapters: AdapterSet = handle.adapters
+        self._lora: Lora | None = None
+        self._holds_adapters = False
         self._sampling: SamplingParams = resolve(
             self._request.task,
             self._request.sampling,
@@ -111,12 +123,19 @@ class Generation:
         self._rows: list[_Row] = []
         self._n_prompt = self._n_cached = 0
 
-    def run(self) -> Iterator[None]:
+    def run(self) -> Iterator[bool]:
         """Do the work, one unit per `next`; the last event is emitted before it ends.
 
-        Raises what the engine or the prompt raises; the caller reports it.
+        Raises what the engine, the prompt or an adapter's load raises; the caller reports it.
         """
-        self._clock.queued = self._clock.prefilled = self.handle.elapsed_ms()
+        try:
+            yield from self._work()
+        finally:
+            self._release_adapters()
+
+    def _work(self) -> Iterator[bool]:
+        clock = self._clock
+        clock.queued = clock.adapted = clock.prefilled = self.handle.elapsed_ms()
         if self.handle.end_reason() is not None:
             self._emit_done([Draft(0, "", self._end_reason(), -math.inf)])
             return
@@ -125,14 +144,17 @@ class Generation:
         prompt = build_prompt(
             request, engine.tokenizer, n_context=engine.info.context_length, max_tokens=max_tokens
         )
-        key = CacheKey(engine.info.digest, self._adapters, self._persona.version)
+        key = CacheKey(engine.info.digest, self._adapters.key, self._persona.version)
         body = prompt.tokens[:-1]
         cache = self._shop.cache.take(key, body)
         self._n_prompt, self._n_cached = len(prompt.tokens), cache.n_tokens
         self._emit_started()
         try:
+            yield from self._hold_adapters()
+            cache.lora = self._lora
+            clock.adapted = self.handle.elapsed_ms()
             yield from self._prefill(cache, body)
-            self._clock.prefilled = self.handle.elapsed_ms()
+            clock.prefilled = self.handle.elapsed_ms()
             if self.handle.end_reason() is None:
                 yield from self._decode(cache, prompt, max_tokens)
         finally:
@@ -140,11 +162,32 @@ class Generation:
         drafts = self._drafts()
         if request.suffix and self.handle.end_reason() is None:
             drafts = yield from self._score_suffixes(key, prompt, drafts)
+        self._release_adapters()  # before the client can hear of the end, and unload them
         self._emit_done(drafts)
+
+    # -- adapters -------------------------------------------------------------------------------
+
+    def _hold_adapters(self) -> Iterator[bool]:
+        """Wait until the adapters are in memory, or the end; raises what loading them raised."""
+        pool = self._shop.adapters
+        if not pool.is_ready(self._adapters):
+            n_total = len(self._adapters.specs)
+            self.handle.emit(Progress(stage="loading", n_done=0, n_total=n_total))
+        while not pool.is_ready(self._adapters):
+            if self.handle.end_reason() is not None:
+                return
+            yield False
+        self._lora = pool.acquire(self._adapters)
+        self._holds_adapters = True
+
+    def _release_adapters(self) -> None:
+        if self._holds_adapters:
+            self._shop.adapters.release(self._adapters)
+        self._lora, self._holds_adapters = None, False
 
     # -- prefill and decode ---------------------------------------------------------------------
 
-    def _prefill(self, cache: KVCache, body: tuple[int, ...]) -> Iterator[None]:
+    def _prefill(self, cache: KVCache, body: tuple[int, ...]) -> Iterator[bool]:
         chunk = self._shop.prefill_chunk
         while cache.n_tokens < len(body) and self.handle.end_reason() is None:
             start = cache.n_tokens
@@ -154,9 +197,9 @@ class Generation:
                 self.handle.emit(
                     Progress(stage="prefill", n_done=cache.n_tokens, n_total=len(body))
                 )
-            yield
+            yield True
 
-    def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[None]:
+    def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[bool]:
         n_rows = self._n_rows()
         engine = self._shop.engine
         stop = (*self._request.stop, *prompt.stop)
@@ -172,7 +215,7 @@ class Generation:
                 self._step(decoder, prompt, max_tokens)
                 if all(row.reason for row in self._rows):
                     break
-                yield
+                yield True
         finally:
             decoder.close()
         for index, row in enumerate(self._rows):
@@ -243,17 +286,18 @@ class Generation:
 
     def _score_suffixes(
         self, key: CacheKey, prompt: Prompt, drafts: list[Draft]
-    ) -> Generator[None, None, list[Draft]]:
+    ) -> Generator[bool, None, list[Draft]]:
         """Replace each draft's score by how well the suffix follows it."""
         engine = self._shop.engine
         scored = []
         for draft in drafts:
             cache = self._shop.cache.take(key, prompt.tokens[:-1])
+            cache.lora = self._lora
             n_held = cache.n_tokens
             scored.append(score_suffix(engine, cache, prompt, draft, self._request.suffix))
             self._shop.cache.put(key, prompt.tokens[:n_held], cache)
             self._shop.on_progress(0)
-            yield
+            yield True
         return scored
 
     # -- events ---------------------------------------------------------------------------------
@@ -274,7 +318,7 @@ class Generation:
             Started(
                 request_id=self.handle.request_id,
                 model=self._shop.engine.info.id,
-                adapters=self._adapters,
+                adapters=self._adapters.refs,
                 persona=self._persona,
                 sampling=self._sampling,
                 prompt_tokens=self._n_prompt,
@@ -298,7 +342,7 @@ class Generation:
                 GenerationResult(
                     request_id=self.handle.request_id,
                     model=self._shop.engine.info.id,
-                    adapters=self._adapters,
+                    adapters=self._adapters.refs,
                     persona=self._persona,
                     sampling=self._sampling,
                     choices=choices,
@@ -318,9 +362,9 @@ class Generation:
         n_steps = max((len(row.tokens) for row in self._rows), default=0)
         return Timings(
             queue_ms=self._clock.queued,
-            adapter_ms=0.0,
+            adapter_ms=self._clock.adapted - self._clock.queued,
             persona_ms=0.0,
-            prefill_ms=self._clock.prefilled - self._clock.queued,
+            prefill_ms=self._clock.prefilled - self._clock.adapted,
             ttft_ms=self._clock.first_text,
             decode_ms=decode_ms,
             total_ms=total,

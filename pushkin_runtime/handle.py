@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from pushkin_runtime.adapter_pool import NO_ADAPTERS, AdapterSet
 from pushkin_runtime.types import Done, Event, EventSink, Failed, FinishReason, GenerationRequest
 
 
@@ -13,7 +14,7 @@ class GenerationHandle:
     """Made by `Runtime.submit`. Ending it is a request: the last event still comes to the sink, within
     one decode step or one prefill chunk.
 
-    wake: has the inference thread look at ended handles soon. on_end: called just before the last event,
+    adapters: what the request's names stand for. wake: has the inference thread look at ended handles soon. on_end: called just before the last event,
     so that whoever hears it finds the request gone.
     """
 
@@ -22,10 +23,12 @@ class GenerationHandle:
         request: GenerationRequest,
         sink: EventSink,
         *,
+        adapters: AdapterSet = NO_ADAPTERS,
         wake: Callable[[], None],
         on_end: Callable[[GenerationHandle], None],
     ) -> None:
         self.request = request
+        self.adapters = adapters
         self.submitted_at = time.monotonic()
         self._sink = sink
         self._wake = wake
@@ -43,6 +46,10 @@ class GenerationHandle:
         if isinstance(event, Done | Failed):
             self._on_end(self)
         self._sink(event)
+
+    def fail(self, error: Exception) -> None:
+        """Report that the generation broke; inference thread only."""
+        self.emit(Failed(error))
 
     def cancel(self) -> None:
         """End the generation with finish_reason "cancelled". Idempotent; never blocks."""

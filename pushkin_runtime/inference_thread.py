@@ -1,6 +1,6 @@
 """The one thread that owns the model: it loads, prefills, decodes and closes; others submit.
 
-Generations take turns, one prefill chunk or decode step each, so a long story never starves a
+Generations and jobs take turns, one prefill chunk or decode step each, so a long story never starves a
 keystroke. The thread sleeps on a condition when there is nothing to do.
 """
 
@@ -8,19 +8,62 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from pushkin_runtime.errors import Draining, QueueFull
 from pushkin_runtime.generate import Generation, Workshop
 from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.types import Failed
+from pushkin_runtime.types import FinishReason
+
+WAIT_S = 0.05  # how often a generation that waits for its adapters looks at its deadline
+
+
+class Job:
+    """Short work for the inference thread besides generations.
+
+    steps: like `Generation.run`; what it returns is the future's result, what it raises its exception.
+    """
+
+    def __init__(self, steps: Callable[[Workshop], Generator[bool, None, Any]]) -> None:
+        self._steps = steps
+        self._is_ended = False
+        self.future: Future[Any] = Future()
+
+    def run(self, shop: Workshop) -> Iterator[bool]:
+        """Do the work, one unit per `next`. Raises Draining when the thread is being closed."""
+        if not self.future.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
+        steps = self._steps(shop)
+        while not self._is_ended:
+            try:
+                did_work = next(steps)
+            except StopIteration as done:
+                self.future.set_result(done.value)
+                return
+            yield did_work
+        raise _draining()
+
+    def fail(self, error: Exception) -> None:
+        """The work broke."""
+        self.future.set_exception(error)
+
+    def end_quietly(self, reason: FinishReason) -> None:
+        """Have the work end at its next unit."""
+        del reason
+        self._is_ended = True
+
+    def end_reason(self) -> FinishReason | None:
+        """Whether it must end."""
+        return "cancelled" if self._is_ended else None
 
 
 @dataclass(slots=True, eq=False)
 class _Active:
-    handle: GenerationHandle
-    turns: Iterator[None]
+    work: GenerationHandle | Job
+    turns: Iterator[bool]
 
 
 class InferenceThread:
@@ -42,8 +85,10 @@ class InferenceThread:
         self._max_active = max_active
         self._on_failed_load = on_failed_load
         self._condition = threading.Condition()
-        self._queue: deque[GenerationHandle] = deque()
+        self._queue: deque[GenerationHandle | Job] = deque()
         self._active: list[_Active] = []
+        self._is_waiting = False  # nothing that is active can go on before the next wake
+        self._is_woken = False
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
@@ -61,29 +106,32 @@ class InferenceThread:
         """Start loading; returns at once."""
         self._thread.start()
 
-    def submit(self, handle: GenerationHandle) -> None:
-        """Queue a generation. Raises QueueFull or Draining."""
+    def submit(self, work: GenerationHandle | Job) -> None:
+        """Queue a generation or a job. Raises QueueFull or Draining."""
         with self._condition:
             if self._is_closing:
-                raise Draining("The daemon is shutting down; ask again when it is back.")
+                raise _draining()
             if len(self._queue) >= self._queue_limit:
                 raise QueueFull(
                     f"{self._queue_limit} requests are already waiting; ask again in a moment."
                 )
-            self._queue.append(handle)
+            self._queue.append(work)
+            self._is_woken = True
             self._condition.notify()
 
     def wake(self) -> None:
-        """Have flags looked at soon; called when a handle is ended."""
+        """Have flags looked at soon; called when a handle is ended or a load is done."""
         with self._condition:
+            self._is_woken = True
             self._condition.notify()
 
     def close(self, timeout_s: float) -> bool:
         """End everything as cancelled, stop and join; whether the thread stopped in time."""
         with self._condition:
             self._is_closing = True
-            for handle in (*self._queue, *(active.handle for active in self._active)):
-                handle.end_quietly("cancelled")
+            for work in (*self._queue, *(active.work for active in self._active)):
+                work.end_quietly("cancelled")
+            self._is_woken = True
             self._condition.notify()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -96,53 +144,75 @@ class InferenceThread:
             self._on_failed_load(error)
             return
         try:
-            while self._admit(shop):
+            while self._rest(shop):
+                self._admit(shop)
                 self._turn()
         finally:
-            shop.cache.clear()
-            shop.engine.close()
-            shop.engine.leave_thread()
+            shop.close()
 
-    def _admit(self, shop: Workshop) -> bool:
-        """Move queued generations to the active ones; False when it is time to stop."""
-        with self._condition:
-            while not self._queue and not self._active:
-                if self._is_closing:
+    def _rest(self, shop: Workshop) -> bool:
+        """Sleep until there is work, doing odd jobs first; False when it is time to stop."""
+        while True:
+            with self._condition:
+                if self._queue or (self._active and not self._is_waiting):
+                    return True
+                if self._is_closing and not self._active:
                     return False
-                self._condition.wait()
-            # Ended ones first: they only say goodbye, and their caches must be back before others start.
-            ended = [active for active in self._active if active.handle.end_reason()]
-            over = [handle for handle in self._queue if handle.end_reason()]
-            for handle in over:
-                self._queue.remove(handle)
+                self._is_woken = False
+            if not self._active and shop.adapters.idle_work():
+                continue
+            with self._condition:
+                if not self._is_woken:
+                    self._condition.wait(WAIT_S if self._active else None)
+                self._is_waiting = False
+
+    def _admit(self, shop: Workshop) -> None:
+        """Say goodbye to what has ended, then move queued work to the active."""
+        with self._condition:
+            # Ended ones first: their caches must be back before others start.
+            ended = [active for active in self._active if active.work.end_reason()]
+            over = [work for work in self._queue if work.end_reason()]
+            for work in over:
+                self._queue.remove(work)
         for active in ended:
             self._active.remove(active)
             self._finish(active)
-        for handle in over:
-            self._finish(_Active(handle, Generation(handle, shop).run()))
+        for work in over:
+            self._finish(_start(work, shop))
         with self._condition:
             while self._queue and len(self._active) < self._max_active:
-                handle = self._queue.popleft()
-                self._active.append(_Active(handle, Generation(handle, shop).run()))
-        return True
+                self._active.append(_start(self._queue.popleft(), shop))
 
     def _turn(self) -> None:
-        """Advance every active generation by one unit of work."""
+        """Advance everything active by one unit of work."""
+        self._is_waiting = True
         for active in tuple(self._active):  # stays listed while it works, so that `close` sees it
-            if not self._advance(active):
+            did_work = self._advance(active)
+            if did_work is None:
                 self._active.remove(active)
+            if did_work is not False:
+                self._is_waiting = False
 
     def _finish(self, active: _Active) -> None:
-        while self._advance(active):
+        while self._advance(active) is not None:
             pass
 
-    def _advance(self, active: _Active) -> bool:
-        """Do one unit; whether there is more."""
+    def _advance(self, active: _Active) -> bool | None:
+        """Do one unit; whether it did any work, None when there is no more."""
         try:
-            next(active.turns)
+            return next(active.turns)
         except StopIteration:
-            return False
+            return None
         except Exception as error:  # noqa: BLE001 - one generation's failure is its own
-            active.handle.emit(Failed(error))
-            return False
-        return True
+            active.work.fail(error)
+            return None
+
+
+def _start(work: GenerationHandle | Job, shop: Workshop) -> _Active:
+    if isinstance(work, Job):
+        return _Active(work, work.run(shop))
+    return _Active(work, Generation(work, shop).run())
+
+
+def _draining() -> Draining:
+    return Draining("The daemon is shutting down; ask again when it is back.")

@@ -1,7 +1,7 @@
 """KV caches of recent prompts, reused by longest common prefix, bounded in bytes, least recent out first.
 
-An entry is keyed by base digest × adapters with scales × persona version, and then by its tokens: keys and
-values computed under another adapter or persona are never reused. Inference thread only.
+An entry is keyed by base digest × adapter files with scales × persona version, and then by its tokens: keys
+and values computed under another adapter or persona are never reused. Inference thread only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushkin_runtime.engines.base import Engine, KVCache
-from pushkin_runtime.types import AdapterRef
 
 MAX_REWIND = 64  # tokens an entry may lose to be reused in place
 MAX_ENTRIES = 64
@@ -21,10 +20,10 @@ MAX_ENTRIES = 64
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
-    """What besides the tokens the keys and values depend on."""
+    """What besides the tokens the keys and values depend on; adapters: (SHA-256 of the file, scale)."""
 
     base_digest: str
-    adapters: tuple[AdapterRef, ...]
+    adapters: tuple[tuple[str, float], ...]
     persona_version: int
 
 
@@ -56,7 +55,7 @@ class PromptCache:
 
     def take(self, key: CacheKey, tokens: tuple[int, ...]) -> KVCache:
         """Return a one-row cache holding the longest known prefix of `tokens` (`.n_tokens` says how
-        much), for the caller to extend."""
+        much), for the caller to put the key's adapters on (`.lora`) and to extend."""
         wanted = np.asarray(tokens, dtype=np.int64)
         best, n_best = None, 0
         for name, entry in self._entries.items():
@@ -75,8 +74,12 @@ class PromptCache:
         return self._engine.fork(entry.cache, n_tokens=n_best)
 
     def put(self, key: CacheKey, tokens: tuple[int, ...], cache: KVCache) -> None:
-        """Keep `cache`, which holds exactly `tokens`; evict the least recently used beyond the budget."""
+        """Keep `cache`, which holds exactly `tokens`; evict the least recently used beyond the budget.
+
+        Its adapters are taken off: an idle cache must not keep their matrices in memory.
+        """
         assert len(tokens) == cache.n_tokens
+        cache.lora = None
         if not tokens:
             return
         self._n_made += 1
@@ -85,6 +88,12 @@ class PromptCache:
             self.n_bytes > self.budget_bytes or len(self._entries) > MAX_ENTRIES
         ):
             self._entries.popitem(last=False)
+
+    def drop_adapters(self, files: frozenset[str]) -> None:
+        """Forget everything computed under an adapter whose SHA-256 is in `files`."""
+        for name, entry in list(self._entries.items()):
+            if any(sha256 in files for sha256, _ in entry.key.adapters):
+                del self._entries[name]
 
     def clear(self) -> None:
         """Drop everything."""

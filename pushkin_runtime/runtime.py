@@ -9,19 +9,22 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters.errors import AdapterNotFound
+from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, NotReady
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.inference_thread import InferenceThread
+from pushkin_runtime.inference_thread import InferenceThread, Job
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.types import (
+    AdapterRef,
+    AdapterStatus,
     EventSink,
     GenerationRequest,
     Health,
@@ -42,7 +45,8 @@ class RuntimeOptions:
 
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: CPU threads of the torch engine.
+    max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
+    are, what they may take, which ones are the defaults.
     """
 
     model_dir: Path
@@ -53,6 +57,7 @@ class RuntimeOptions:
     queue_limit: int = 32
     max_active: int = 4
     n_threads: int = 1
+    adapters: AdapterOptions = field(default_factory=AdapterOptions)
 
 
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
@@ -107,11 +112,15 @@ class Runtime:
 
         A newer request for the same document and task supersedes the older one; an older revision than
         the one running is superseded at once.
-        Raises NotReady, Draining, QueueFull, AdapterNotFound, CapabilityMissing or InvalidRequest.
+        Raises NotReady, Draining, QueueFull, AdapterError, CapabilityMissing or InvalidRequest.
         """
-        self._check_ready()
+        pool = self._ready_shop().adapters
         self._check_request(request)
-        handle = GenerationHandle(request, sink, wake=self._thread.wake, on_end=self._forget)
+        adapters = pool.resolve(request.adapters, request.task)
+        pool.prefetch(adapters)
+        handle = GenerationHandle(
+            request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
+        )
         with self._lock:
             if request.request_id in self._running:
                 raise InvalidRequest(
@@ -138,6 +147,29 @@ class Runtime:
         handle.cancel()
         return True
 
+    def adapters(self) -> Future[list[AdapterStatus]]:
+        """Every installed adapter, by name, broken ones included. Raises NotReady or Draining."""
+        return self._ready_shop().adapters.statuses()
+
+    def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
+        """Bring an adapter into memory and measure its effect; pinned: keep it there.
+
+        Raises NotReady, Draining, QueueFull or AdapterError; the future raises what loading raised.
+        """
+        pool = self._ready_shop().adapters
+        wanted = pool.resolve((AdapterRef(name),), "continue")
+        pool.prefetch(wanted)
+        job = Job(lambda shop: _load_adapter(shop.adapters, wanted, pinned))
+        self._thread.submit(job)
+        return job.future
+
+    def unload_adapter(self, name: str) -> Future[AdapterStatus]:
+        """Give back the memory of an adapter and of what was computed under it. Raises as `load_adapter`."""
+        wanted = self._ready_shop().adapters.resolve((AdapterRef(name),), "continue")
+        job = Job(lambda shop: _unload_adapter(shop, wanted))
+        self._thread.submit(job)
+        return job.future
+
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""
         shop = self._shop
@@ -157,6 +189,9 @@ class Runtime:
             kv_entries=shop.cache.n_entries if shop else 0,
             kv_bytes=shop.cache.n_bytes if shop else 0,
             kv_budget_bytes=self.options.kv_budget_bytes,
+            adapters_resident=shop.adapters.n_resident if shop else 0,
+            adapters_bytes=shop.adapters.n_bytes if shop else 0,
+            adapters_budget_bytes=self.options.adapters.budget_bytes,
             last_token_age_s=age,
         )
 
@@ -203,11 +238,16 @@ class Runtime:
                 n_threads=self.options.n_threads,
             ),
         )
-        cache = PromptCache(engine, self.options.kv_budget_bytes)
         shop = Workshop(
-            engine, cache, self.options.prefill_chunk, unwritable(engine), self._note_progress
+            engine=engine,
+            cache=PromptCache(engine, self.options.kv_budget_bytes),
+            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
+            prefill_chunk=self.options.prefill_chunk,
+            banned=unwritable(engine),
+            on_progress=self._note_progress,
         )
         self._warm_up(shop)
+        shop.adapters.prefetch_defaults()
         self._load_ms = (time.monotonic() - started) * 1000
         self._shop = shop
         if self._state == "loading":
@@ -249,22 +289,18 @@ class Runtime:
     def _healthy(self, reason: str) -> Health:
         return Health(ok=True, state="ready", reason=reason)
 
-    def _check_ready(self) -> None:
+    def _ready_shop(self) -> Workshop:
         if self._state == "loading":
             raise NotReady("The model is still loading; ask again in a second.", retry_after_s=1)
         if self._state == "failed":
             raise NotReady(f"The model could not be loaded: {self._error}", retry_after_s=None)
         if self._state == "draining":
             raise Draining("The daemon is shutting down; ask again when it is back.")
+        assert self._shop is not None  # set before the state is "ready"
+        return self._shop
 
     def _check_request(self, request: GenerationRequest) -> None:
         """Refuse what cannot be done while a real status code can still be given."""
-        for index, adapter in enumerate(request.adapters or ()):
-            raise AdapterNotFound(
-                f"No adapter {adapter.name!r} is installed. Leave `adapters` out, or send [] for the "
-                "bare base model.",
-                param=f"adapters[{index}].name",
-            )
         if request.quality == "best":
             raise CapabilityMissing(
                 'quality "best" needs the writing-quality reward model, which is not installed; '
@@ -304,6 +340,32 @@ def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
     if new.revision is None or running.revision is None:
         return False
     return new.revision < running.revision
+
+
+def _load_adapter(
+    pool: AdapterPool, wanted: AdapterSet, pinned: bool
+) -> Generator[bool, None, AdapterStatus]:
+    [spec] = wanted.specs
+    while not pool.is_ready(wanted):
+        yield False
+    pool.acquire(wanted)
+    try:
+        yield True
+        pool.probe(spec.manifest.sha256)
+        if pinned:
+            pool.pin(spec)
+    finally:
+        pool.release(wanted)
+    pool.resolve(wanted.refs, "continue")  # raises if the probe found no effect
+    return pool.status(spec)
+
+
+def _unload_adapter(shop: Workshop, wanted: AdapterSet) -> Generator[bool, None, AdapterStatus]:
+    [spec] = wanted.specs
+    shop.adapters.unload(spec)
+    shop.cache.drop_adapters(frozenset({spec.manifest.sha256}))
+    yield True
+    return shop.adapters.status(spec)
 
 
 def _self_test_request() -> GenerationRequest:

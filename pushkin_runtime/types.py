@@ -13,6 +13,7 @@ Task = Literal["continue", "rephrase", "story"]
 FinishReason = Literal["stop", "length", "cancelled", "superseded", "deadline"]
 Quality = Literal["fast", "balanced", "best"]
 SamplingOrder = Literal["min_p_first", "temperature_first"]
+AdapterState = Literal["on_disk", "loading", "resident", "broken"]
 RuntimeState = Literal["loading", "ready", "failed", "draining"]
 
 
@@ -48,9 +49,12 @@ class SamplingOverrides:
     order: SamplingOrder | None = None
 
 
+MAX_ADAPTER_SCALE = 4.0
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
-    """One LoRA adapter by name, with the factor its update is multiplied by."""
+    """One LoRA adapter by name, with the factor its update is multiplied by: at most ± MAX_ADAPTER_SCALE."""
 
     name: str
     scale: float = 1.0
@@ -192,9 +196,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Work that delays the first token: `n_done` of `n_total` prompt tokens are in the cache."""
+    """Work that delays the first token. "loading": the request's adapters are read, `n_done` of `n_total` are
+    in memory; "prefill": `n_done` of `n_total` prompt tokens are in the cache."""
 
-    stage: Literal["prefill"]
+    stage: Literal["loading", "prefill"]
     n_done: int
     n_total: int
 
@@ -244,6 +249,33 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterStatus:
+    """One installed adapter. problem: why a broken one cannot be used; then most fields are empty.
+
+    scale: its own factor, alpha / rank or alpha / √rank. n_bytes: of its file. applied_modules: matrices of the base that
+    it really changes; probe_delta: the largest change of a logit on a fixed prompt at scale 1. Both are None
+    until it has been loaded, probe_delta also until the daemon had an idle moment.
+    """
+
+    name: str
+    state: AdapterState
+    problem: str | None = None
+    task: str = ""
+    rank: int = 0
+    alpha: float = 0.0
+    scale: float = 0.0
+    rslora: bool = False
+    n_bytes: int = 0
+    sha256: str = ""
+    base_id: str = ""
+    base_digest: str = ""
+    languages: tuple[str, ...] = ()
+    pinned: bool = False
+    applied_modules: int | None = None
+    probe_delta: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeStatus:
     """A snapshot for `/v1/status`: numbers and names only, never text.
 
@@ -264,6 +296,9 @@ class RuntimeStatus:
     kv_entries: int
     kv_bytes: int
     kv_budget_bytes: int
+    adapters_resident: int
+    adapters_bytes: int
+    adapters_budget_bytes: int
     last_token_age_s: float | None
 
 

@@ -58,6 +58,14 @@ class KvCacheStatus(TypedDict):
     budget_bytes: int
 
 
+class AdaptersStatus(TypedDict):
+    """Sets of adapters whose matrices are in memory; see GET /v1/adapters for which."""
+
+    n_resident: int
+    n_bytes: int
+    budget_bytes: int
+
+
 class CountsStatus(TypedDict):
     """Since the daemon started."""
 
@@ -77,6 +85,7 @@ class StatusAnswer(TypedDict):
     load_ms: float | None
     queue: QueueStatus
     kv_cache: KvCacheStatus
+    adapters: AdaptersStatus
     counts: CountsStatus
     last_token_age_s: float | None
 
@@ -138,6 +147,11 @@ async def status(services: ServicesDep) -> StatusAnswer:
             "n_entries": now.kv_entries,
             "n_bytes": now.kv_bytes,
             "budget_bytes": now.kv_budget_bytes,
+        },
+        "adapters": {
+            "n_resident": now.adapters_resident,
+            "n_bytes": now.adapters_bytes,
+            "budget_bytes": now.adapters_budget_bytes,
         },
         "counts": {"requests": now.n_requests, "tokens": now.n_tokens},
         "last_token_age_s": now.last_token_age_s,

@@ -1,7 +1,8 @@
-"""`GET /v1/models`: OpenAI's list of models."""
+"""`GET /v1/models`: OpenAI's list of models: the base, and each adapter on it as `base:adapter`."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from fastapi import APIRouter
@@ -15,12 +16,13 @@ router = APIRouter(tags=["models"])
 
 
 class ModelAnswer(TypedDict):
-    """`created` is when this daemon started, in Unix seconds."""
+    """`created` is when this daemon started, in Unix seconds; `parent` is the base of an adapter."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None
 
 
 class ModelList(TypedDict):
@@ -32,14 +34,14 @@ class ModelList(TypedDict):
 
 @router.get("/v1/models", summary="List models", responses=error_responses(401, 403, 421))
 async def list_models(services: ServicesDep) -> ModelList:
-    return {"object": "list", "data": _models(services)}
+    return {"object": "list", "data": await _models(services)}
 
 
 @router.get(
     "/v1/models/{model_id}", summary="Show one model", responses=error_responses(401, 403, 404, 421)
 )
 async def show_model(model_id: str, services: ServicesDep) -> ModelAnswer:
-    for model in _models(services):
+    for model in await _models(services):
         if model["id"] == model_id:
             return model
     raise ApiError(
@@ -47,9 +49,21 @@ async def show_model(model_id: str, services: ServicesDep) -> ModelAnswer:
     )
 
 
-def _models(services: Services) -> list[ModelAnswer]:
-    model = services.runtime.status().model
-    if model is None:
+async def _models(services: Services) -> list[ModelAnswer]:
+    status = services.runtime.status()
+    if status.model is None or status.state != "ready":
         return []
-    created = int(services.started_at)
-    return [{"id": model.id, "object": "model", "created": created, "owned_by": "local"}]
+    base, created = status.model.id, int(services.started_at)
+    adapters = await asyncio.wrap_future(services.runtime.adapters())
+    usable = [f"{base}:{adapter.name}" for adapter in adapters if adapter.state != "broken"]
+    return [_answer(base, created, None), *(_answer(name, created, base) for name in usable)]
+
+
+def _answer(name: str, created: int, parent: str | None) -> ModelAnswer:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "local",
+        "parent": parent,
+    }

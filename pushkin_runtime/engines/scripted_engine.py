@@ -157,7 +157,8 @@ class ScriptedEngine:
         return ScriptedDecoder(self, cache, plan)
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
-        return np.zeros((len(tokens), self.info.vocab_size), dtype=np.float32)
+        level = rotation(cache.lora, self.info.vocab_size)
+        return np.full((len(tokens), self.info.vocab_size), level, dtype=np.float32)
 
     def close(self) -> None:
         """Nothing to release."""

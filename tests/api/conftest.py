@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 from pushkin_runtime.types import (
+    AdapterStatus,
     Done,
     Event,
     EventSink,
@@ -70,6 +73,15 @@ class TappedRuntime:
 
     def cancel(self, request_id: str) -> bool:
         return self.inner.cancel(request_id)
+
+    def adapters(self) -> Future[list[AdapterStatus]]:
+        return self.inner.adapters()
+
+    def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
+        return self.inner.load_adapter(name, pinned=pinned)
+
+    def unload_adapter(self, name: str) -> Future[AdapterStatus]:
+        return self.inner.unload_adapter(name)
 
     def status(self) -> RuntimeStatus:
         return self.inner.status()
@@ -130,9 +142,15 @@ def running_daemons() -> Iterator[StartDaemon]:
         fail_after: int | None = None,
         limits: ApiLimits | None = None,
         auth_token: str | None = TOKEN,
+        adapters: AdapterOptions | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
-        options = RuntimeOptions(model_dir=Path("unused"), engine="scripted", prefill_chunk=8)
+        options = RuntimeOptions(
+            model_dir=Path("unused"),
+            engine="scripted",
+            prefill_chunk=8,
+            adapters=adapters or AdapterOptions(),
+        )
         runtime = Runtime(options, create=lambda _choice, _options: engine)
         runtime.start()
         until(lambda: runtime.status().state == "ready")

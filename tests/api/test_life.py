@@ -68,7 +68,7 @@ async def test_models_are_an_openai_list(daemon):
 
     assert listed["object"] == "list"
     assert listed["data"] == [one.json()]
-    assert set(one.json()) == {"id", "object", "created", "owned_by"}
+    assert set(one.json()) == {"id", "object", "created", "owned_by", "parent"}
     assert (none.status_code, none.json()["error"]["code"]) == (404, "model_not_found")
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from adapters.format import BaseModel
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import ENGINES, EngineChoice, create_engine
 from pushkin_runtime.model_config import parse_config
-from pushkin_runtime.model_store import expected_shapes
+from pushkin_runtime.model_store import base_model, expected_shapes, open_model
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest
 from training.tokenizer import save_tokenizer, train_tokenizer
@@ -85,6 +86,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face text checkpoint."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     return write_model(path, CONFIG, {f"model.{k}": v for k, v in random_weights().items()})
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_model: Path) -> BaseModel:
+    """What an adapter of the tiny checkpoint has to fit."""
+    return base_model(open_model(tiny_model))
 
 
 @pytest.fixture(scope="session")
