@@ -6,10 +6,15 @@ AdapterError
 ├── AdapterIncompatible  intact, but made for another base or of a shape that does not fit it
 ├── AdapterUnsupported   of a kind that cannot be served (DoRA, rank above the limit, a pickle)
 ├── AdapterIneffective   it loads, but changes nothing
+├── AdapterExists        one of that name is installed and was not to be replaced
 └── AdapterInUse         it cannot be removed or unloaded now
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_LISTED = 12  # problems spelled out in one message; the rest are counted
 
 
 class AdapterError(Exception):
@@ -40,5 +45,15 @@ class AdapterIneffective(AdapterError):
     """The adapter is loaded and does nothing: every update is zero."""
 
 
+class AdapterExists(AdapterError):
+    """An adapter of that name is installed, and nothing was said about replacing it."""
+
+
 class AdapterInUse(AdapterError):
     """The adapter is pinned or running and cannot be dropped."""
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Return all problems as one sentence without its full stop; those beyond MAX_LISTED are counted."""
+    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    return "; ".join(problems[:MAX_LISTED]) + more
