@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["adapters", "api", "daemon", "pushkin_runtime", "quality", "training"]
+PACKAGES = ["adapters", "api", "daemon", "indexer", "pushkin_runtime", "quality", "training"]
 SOURCES = sorted(
     path for folder in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
 )

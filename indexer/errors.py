@@ -1,0 +1,69 @@
+"""Errors of the indexer; messages name kinds, sizes and limits, never a text, a title or a file name.
+
+IndexerError
+├── DocumentError             one document cannot be indexed
+│   ├── DocumentEncrypted     it needs a password
+│   ├── DocumentScanned       it has pages but no text layer, and there is no OCR here
+│   ├── DocumentParseFailed   it is broken, or its parser crashed or ran out of its limits
+│   ├── DocumentTooLarge      it is larger than the limits, or would become so when unpacked
+│   ├── DocumentUnsupported   of a kind that is not read
+│   ├── DocumentEmpty         it was read, and there is no text in it
+│   └── DocumentNotFound      no document has this id
+├── ConsentRequired           the user has not allowed this (yet)
+├── PersonaUnavailable        there is no index, plug or encoder to make a persona from
+└── IndexDamaged              the database cannot be opened or repaired
+"""
+
+from __future__ import annotations
+
+
+class IndexerError(Exception):
+    """Base of everything that can go wrong with documents and the index; `param` is the request field."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class DocumentError(IndexerError):
+    """A document cannot be indexed."""
+
+
+class DocumentEncrypted(DocumentError):
+    """The document needs a password."""
+
+
+class DocumentScanned(DocumentError):
+    """The document has pages but no text layer."""
+
+
+class DocumentParseFailed(DocumentError):
+    """The document is broken, or its parser crashed or ran out of time or memory."""
+
+
+class DocumentTooLarge(DocumentError):
+    """The document is over a limit."""
+
+
+class DocumentUnsupported(DocumentError):
+    """The document is of a kind that is not read."""
+
+
+class DocumentEmpty(DocumentError):
+    """There is no text in the document."""
+
+
+class DocumentNotFound(DocumentError):
+    """No document has this id."""
+
+
+class ConsentRequired(IndexerError):
+    """The user has not allowed this."""
+
+
+class PersonaUnavailable(IndexerError):
+    """There is nothing to make a persona from."""
+
+
+class IndexDamaged(IndexerError):
+    """The database cannot be opened or repaired."""
