@@ -132,7 +132,7 @@ def parse_header(content: bytes, n_payload: int, where: str) -> dict[str, Tensor
         ) from error
     if not isinstance(raw, dict):
         raise AdapterCorrupt(f"{where}: the header is not a JSON object.")
-    metadata = raw.pop("__metadata__", {})
+    metadata = raw.pop("__metadata__", None) or {}  # MLX writes null for none
     problems: list[str] = []
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         problems.append("__metadata__ must hold strings")
