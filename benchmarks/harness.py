@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,20 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running_daemon(flags: Flags | None = None) -> Iterator[Daemon]:
+def running_daemon(
+    flags: Flags | None = None, prepare: Callable[[Path], None] | None = None
+) -> Iterator[Daemon]:
     """Start `pushkin serve` on a free port with a fresh home; stop it, whatever happened, at the end.
+
+    prepare: puts files into the home folder first.
 
     Raises RuntimeError with the daemon's own words when it does not become ready.
     """
     with tempfile.TemporaryDirectory(prefix="pushkin-bench-") as folder:
         home = Path(folder).resolve() / "home"
+        if prepare is not None:
+            home.mkdir(mode=0o700)
+            prepare(home)
         arguments = [f"--{name}={value}" for name, value in (flags or {}).items() if value]
         started = time.monotonic()
         words = Path(folder) / "stderr"
