@@ -1,7 +1,7 @@
 """Gemma 3 in plain PyTorch: the readable reference, and the default where there is no Metal.
 
-Quantised weights are expanded at load, so this engine is exact about a checkpoint rather than
-fast with it. Parity with transformers' Gemma3ForCausalLM is tested.
+Small models are expanded to float32 at load, exact about a checkpoint; large quantised ones stay as they
+are and are computed in bfloat16. Parity with transformers' Gemma3ForCausalLM is tested.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from adapters.composition import SITES, Composition
 from pushkin_runtime.engines.base import (
@@ -29,19 +28,15 @@ from pushkin_runtime.engines.base import (
     Step,
 )
 from pushkin_runtime.engines.lora import check_places
+from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.model_config import ModelConfig
-from pushkin_runtime.model_store import (
-    ModelSpec,
-    base_model,
-    model_info,
-    open_model,
-    open_tokenizer,
-)
+from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 from pushkin_runtime.sampling import Uniforms, candidates, log_softmax_at, penalize, pick
 
 GROW = 256  # tokens a cache grows by
+ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be half a gigabyte
 SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
 
 
@@ -91,26 +86,29 @@ class _Pass:
 
 
 class TorchEngine:
-    """See `Engine`. Computes in float32 for small models, bfloat16 for large ones."""
+    """See `Engine`. Computes in float32 for small models, bfloat16 for large ones.
+
+    keep_quantized: compute with INT4 weights as they are, in bfloat16, instead of expanding them;
+    None: only for large models.
+    """
 
     name = "torch"
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, *, keep_quantized: bool | None = None) -> None:
         self._spec = open_model(options.model_dir)
         self._config = self._spec.config
         self.tokenizer = open_tokenizer(self._spec)
         torch.set_num_threads(options.n_threads)
         small = self._spec.n_parameters <= SMALL_MODEL
-        self._dtype = torch.float32 if small else torch.bfloat16
-        self._weights = load_weights(self._spec, self._dtype)
+        keep = not small if keep_quantized is None else keep_quantized
+        quantized = self._spec.config.quantization is not None
+        self._dtype = torch.bfloat16 if not small or (keep and quantized) else torch.float32
+        self._weights = load_weights(self._spec, self._dtype, keep_quantized=keep)
         self._limit = min(options.context_length or sys.maxsize, self._config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         scale = torch.tensor(math.sqrt(self._config.hidden_size)).to(torch.bfloat16)
         self._embed_scale = scale.to(self._dtype)
-        self._cos_sin = {
-            True: _rope_table(self._config, self._limit, is_global=True),
-            False: _rope_table(self._config, self._limit, is_global=False),
-        }
+        self._rope = {kind: _RopeTable(self._config, is_global=kind) for kind in (True, False)}
         self.info = model_info(self._spec, self._limit)
         self.base = base_model(self._spec)
         self.lora_dtype = str(self._dtype).removeprefix("torch.")
@@ -160,7 +158,7 @@ class TorchEngine:
         return self._head(hidden[0])
 
     def close(self) -> None:
-        self._weights.clear()
+        del self._weights
 
     def leave_thread(self) -> None:
         """PyTorch keeps nothing per thread that needs giving back."""
@@ -171,12 +169,11 @@ class TorchEngine:
         return self._head(hidden[:, -1])
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return F.embedding(ids, self._weights["embed_tokens.weight"]) * self._embed_scale
+        return self._weights.embedding(ids) * self._embed_scale
 
     def _head(self, hidden: torch.Tensor) -> NDArray[np.float32]:
-        name = "embed_tokens.weight" if self._config.tied_embeddings else "lm_head.weight"
         with torch.inference_mode():
-            logits: NDArray[np.float32] = F.linear(hidden, self._weights[name]).float().numpy()
+            logits: NDArray[np.float32] = self._weights.linears["lm_head"](hidden).float().numpy()
         return logits
 
     @torch.inference_mode()
@@ -216,7 +213,7 @@ class TorchEngine:
         start, end = run.start, run.end
         heads = (run.n_rows, end - start, -1, c.head_dim)
         q, k, v = (out.view(heads) for out in self._site(i, "self_attn.qkv", x, run.lora))
-        cos, sin = (table[start:end, None] for table in self._cos_sin[c.is_global(i)])
+        cos, sin = self._rope[c.is_global(i)].at(start, end)
         q = _rotate(self._norm(q, p + "q_norm.weight"), cos, sin).transpose(1, 2)  # (B, H, T, D)
         k = _rotate(self._norm(k, p + "k_norm.weight"), cos, sin).transpose(1, 2)
         kv[0, :, :, start:end] = k
@@ -239,13 +236,15 @@ class TorchEngine:
     ) -> list[torch.Tensor]:
         """The outputs (n, out) of the matrices that read `x`, (n, in), adapters included."""
         p = f"layers.{i}."
-        outputs = [F.linear(x, self._weights[f"{p}{name}.weight"]) for name in SITES[site]]
+        outputs = [self._weights.linears[p + name](x) for name in SITES[site]]
         if lora is not None:
             lora.add(i, site, x, outputs)
         return outputs
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        normed = F.rms_norm(x.float(), x.shape[-1:], self._weights[name], self._config.rms_norm_eps)
+        normed = F.rms_norm(
+            x.float(), x.shape[-1:], self._weights.norms[name], self._config.rms_norm_eps
+        )
         return normed.to(x.dtype)
 
 
@@ -291,55 +290,27 @@ class TorchDecoder:
         return constrained
 
 
-def load_weights(spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return every tensor by our name, quantised ones expanded; norm weights as (1 + w) in float32."""
-    raw: dict[str, torch.Tensor] = {}
-    for path in sorted({t.path for t in spec.tensors.values()}):
-        with safe_open(path, framework="pt") as opened:
-            for tensor in spec.tensors.values():
-                if tensor.path == path:
-                    raw[tensor.name] = opened.get_tensor(tensor.stored_name)
-    weights: dict[str, torch.Tensor] = {}
-    bits = spec.config.quantization.bits if spec.config.quantization else 0
-    for name, value in raw.items():
-        if not name.endswith(".weight"):
-            continue
-        if name.endswith("norm.weight"):
-            weights[name] = 1.0 + value.float()
-        elif value.dtype == torch.uint32:
-            stem = name.removesuffix(".weight")
-            scales, biases = raw[stem + ".scales"], raw[stem + ".biases"]
-            weights[name] = dequantize(value, scales, biases, bits).to(dtype)
-        else:
-            weights[name] = value.to(dtype)
-    return weights
+class _RopeTable:
+    """Cosines and sines of one kind of layer, made as far as positions are used."""
 
+    def __init__(self, config: ModelConfig, *, is_global: bool) -> None:
+        self._theta = config.rope_theta if is_global else config.rope_local_theta
+        self._factor = config.rope_factor if is_global else 1.0
+        self._head_dim = config.head_dim
+        self._cos = self._sin = torch.empty((0, 1, config.head_dim))
 
-def dequantize(
-    packed: torch.Tensor, scales: torch.Tensor, biases: torch.Tensor, bits: int
-) -> torch.Tensor:
-    """Expand MLX affine quantisation to float32 (out, in).
+    def at(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin of positions start..end-1, each (n, 1, head_dim) float32."""
+        if end > self._cos.shape[0]:
+            self._make(-(-end // ROPE_GROW) * ROPE_GROW)
+        return self._cos[start:end], self._sin[start:end]
 
-    packed: (out, in * bits / 32) uint32, lowest bits first. scales, biases: (out, in / group_size).
-    """
-    n_out, n_groups = scales.shape
-    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
-    codes = (packed.view(torch.int32)[:, :, None] >> shifts) & (2**bits - 1)
-    grouped = codes.view(n_out, n_groups, -1).float()
-    return (grouped * scales.float()[..., None] + biases.float()[..., None]).view(n_out, -1)
-
-
-def _rope_table(
-    config: ModelConfig, n_positions: int, *, is_global: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin, each (n_positions, head_dim) float32."""
-    theta = config.rope_theta if is_global else config.rope_local_theta
-    factor = config.rope_factor if is_global else 1.0
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    positions = torch.arange(n_positions, dtype=torch.float32) / factor
-    angles = torch.outer(positions, 1.0 / theta**exponents)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    def _make(self, n_positions: int) -> None:
+        exponents = torch.arange(0, self._head_dim, 2, dtype=torch.float32) / self._head_dim
+        positions = torch.arange(n_positions, dtype=torch.float32) / self._factor
+        angles = torch.outer(positions, 1.0 / self._theta**exponents)
+        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        self._cos, self._sin = angles.cos(), angles.sin()
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
