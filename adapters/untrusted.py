@@ -31,7 +31,7 @@ def open_regular(
     """
     try:
         descriptor = os.open(path, _FLAGS, dir_fd=dir_fd)
-        with FileIO(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise AdapterCorrupt(f"{where} is not a regular file.")
@@ -39,7 +39,10 @@ def open_regular(
                 raise AdapterCorrupt(
                     f"{where} has {found.st_size} bytes, expected at most {max_bytes}."
                 )
-            yield file, found
+            with FileIO(descriptor, "rb", closefd=False) as file:
+                yield file, found
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise AdapterNotFound(f"{where} is missing.") from error
     except OSError as error:
