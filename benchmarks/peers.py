@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,25 @@ class SwitchSamples:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSamples:
-    """Tokens a second after a warm prompt, by number of adapters; taken in turn, so that drift cancels."""
+    """Decoding after a warm prompt, by number of adapters; taken in turn, so that drift cancels."""
 
-    bare: tuple[float, ...]
-    one: tuple[float, ...]
-    two: tuple[float, ...]
+    bare: tuple[Written, ...]
+    one: tuple[Written, ...]
+    two: tuple[Written, ...]
 
     def figures(self, prefix: str) -> dict[str, Figure]:
         """Decode speed bare, with one and two adapters, and what they add to a token's time."""
+        speeds = {
+            step.name: [written.tokens_per_second for written in getattr(self, step.name)]
+            for step in fields(self)
+        }
         found = {
-            f"{prefix}.decode_{name}_tok_s": figure(getattr(self, name), "tok/s")
-            for name in ("bare", "one", "two")
+            f"{prefix}.decode_{name}_tok_s": figure(of, "tok/s") for name, of in speeds.items()
         }
         for name in ("one", "two"):
             slower = [
                 (bare / adapted - 1) * 100
-                for bare, adapted in zip(self.bare, getattr(self, name), strict=True)
+                for bare, adapted in zip(speeds["bare"], speeds[name], strict=True)
             ]
             found[f"{prefix}.decode_{name}_cost_percent"] = figure(slower, "%")
         return found
@@ -87,7 +91,13 @@ class DecodeSamples:
     def samples(self) -> dict[str, Any]:
         """Every measurement, in the order taken."""
         return {
-            name: [round(speed, 3) for speed in speeds] for name, speeds in asdict(self).items()
+            step.name: {
+                "tok_s": [round(one.tokens_per_second, 3) for one in getattr(self, step.name)],
+                "cpu_ms_per_step": [
+                    round(one.cpu_ms / (one.n_steps + 1), 1) for one in getattr(self, step.name)
+                ],
+            }
+            for step in fields(self)
         }
 
 
@@ -115,6 +125,7 @@ class RestartSamples:
 def _listed(written: Sequence[Written]) -> dict[str, Any]:
     return {
         "ttft_ms": [round(one.ttft_ms, 1) for one in written],
+        "cpu_ms": [round(one.cpu_ms) for one in written],
         "prompt_tokens": [one.prompt_tokens for one in written],
         "cached_tokens": [one.cached_tokens for one in written],
     }
@@ -155,13 +166,13 @@ def measure_decode(
     order = (BARE, *sets)
     for adapters in order:
         peer.write(prompt, adapters)
-    speeds: dict[AdapterSet, list[float]] = {adapters: [] for adapters in order}
+    taken: dict[AdapterSet, list[Written]] = {adapters: [] for adapters in order}
     for number in range(repeats):
         for adapters in order if number % 2 == 0 else order[::-1]:
-            written = peer.write(prompt, adapters, n_tokens)
-            speeds[adapters].append(written.n_steps / written.decode_ms * 1000)
-        say(f"{peer.name}: {' '.join(f'{s[-1]:.2f}' for s in speeds.values())} tok/s")
-    bare, one, two = (tuple(speeds[adapters]) for adapters in order)
+            taken[adapters].append(peer.write(prompt, adapters, n_tokens))
+        last = " ".join(f"{of[-1].tokens_per_second:.2f}" for of in taken.values())
+        say(f"{peer.name}: {last} tok/s")
+    bare, one, two = (tuple(taken[adapters]) for adapters in order)
     return DecodeSamples(bare, one, two)
 
 
@@ -247,6 +258,7 @@ def measure_mlx(rig: Rig, plan: Plan) -> list[Section]:
 def main() -> int:
     """Run; 1 when a peer failed, never because one was slow."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     loads = {"before": _load()}
     plan = Plan(
         n_tokens=arguments.prompt_tokens,
@@ -326,6 +338,8 @@ def _report(
         },
         notes=(
             "Time to first token is the client's, connection included; token counts are the server's.",
+            "cpu_ms in the samples is the server's own: where it is far below threads times the wall "
+            "time, the machine was shared and the figure says little.",
             "one_slot: one KV cache, an adapter switch clears it. slot_per_adapter: a client that pins "
             "each adapter to a slot (id_slot), so that only the first use of each prefills.",
             "mlx_lm.server: switch - cold is the reload of the base; its CPU backend is no fair rival "

@@ -21,9 +21,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import psutil
 
 from benchmarks.harness import STOP_TIMEOUT_S
 from benchmarks.peers_http import Frame, PeerFailed, free_port, get_status, post_stream
@@ -48,8 +50,9 @@ class Prompt:
 class Written:
     """One answer, milliseconds from just before the request.
 
-    ttft_ms: to the first frame. decode_ms: from it to the last, n_steps tokens later. The counts are
-    the server's own: cached_tokens of prompt_tokens were not computed again.
+    ttft_ms: to the first frame. decode_ms: from it to the last, n_steps tokens later. cpu_ms: what the
+    server's threads computed meanwhile; on a machine of its own it is threads times the wall time. The
+    counts are the server's own: cached_tokens of prompt_tokens were not computed again.
     """
 
     ttft_ms: float
@@ -57,6 +60,12 @@ class Written:
     n_steps: int
     prompt_tokens: int
     cached_tokens: int
+    cpu_ms: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode speed after the first token."""
+        return self.n_steps / self.decode_ms * 1000
 
 
 class Peer(Protocol):
@@ -120,11 +129,19 @@ class LlamaServer:
                 for index, name in enumerate(self._options.adapters)
             ],
         }
-        return read_llama(post_stream(self._port, "/completion", body))
+        began_ms = cpu_ms(self.pid)
+        answer = read_llama(post_stream(self._port, "/completion", body))
+        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
+
+
+def cpu_ms(pid: int) -> float:
+    """CPU time of a process so far, all its threads."""
+    times = psutil.Process(pid).cpu_times()
+    return (times.user + times.system) * 1000
 
 
 def read_llama(frames: Iterator[Frame]) -> Written:
-    """`/completion`'s stream; its last frame has the counts."""
+    """`/completion`'s stream; its last frame has the counts. cpu_ms is left 0."""
     first = next(frames)
     last = first
     for frame in frames:
@@ -163,11 +180,13 @@ class MlxServer:
         }
         if adapters:
             body["adapters"] = str(self._rig.adapters[adapters[0][0]].mlx)
-        return read_openai(post_stream(self._port, "/v1/completions", body))
+        began_ms = cpu_ms(self.pid)
+        answer = read_openai(post_stream(self._port, "/v1/completions", body))
+        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
 
 
 def read_openai(frames: Iterator[Frame]) -> Written:
-    """An OpenAI completion stream that ends with a usage frame."""
+    """An OpenAI completion stream that ends with a usage frame. cpu_ms is left 0."""
     first = last = next(frames)
     usage: dict[str, Any] | None = first.data.get("usage")
     for frame in frames:

@@ -29,6 +29,7 @@ from benchmarks.peers_servers import (
     MlxServer,
     Prompt,
     Started,
+    Written,
     running_llama_server,
 )
 from benchmarks.true_shape import Rig, build
@@ -36,7 +37,7 @@ from benchmarks.true_shape import Rig, build
 PROMPT = Prompt((2, 300, 301), "two words")
 A: AdapterSet = (("r4-a", 1.0),)
 B: AdapterSet = (("r4-b", 1.0),)
-STARTED = Started(pid=0, ready_s=0.0)
+STARTED = Started(pid=os.getpid(), ready_s=0.0)
 Answer = Callable[[dict[str, Any]], tuple[int, list[str]]]
 """Request body → status and the pieces of the answer's body."""
 
@@ -211,8 +212,16 @@ def test_switching_is_measured_on_each_document_but_the_first(
     }
 
 
+def written(decode_ms: float) -> Written:
+    """One answer of ten tokens after the first."""
+    return Written(
+        ttft_ms=1.0, decode_ms=decode_ms, n_steps=10, cpu_ms=1.0, prompt_tokens=3, cached_tokens=2
+    )
+
+
 def test_decoding_is_compared_within_each_round() -> None:
-    found = DecodeSamples(bare=(10.0, 20.0), one=(8.0, 16.0), two=(5.0, 10.0)).figures("p")
+    bare, one, two = ((written(ms), written(ms / 2)) for ms in (1000, 1250, 2000))
+    found = DecodeSamples(bare, one, two).figures("p")
 
     assert found["p.decode_bare_tok_s"].median == 15
     assert (found["p.decode_one_cost_percent"].min, found["p.decode_one_cost_percent"].p95) == (
@@ -249,5 +258,6 @@ def test_a_real_llama_server_runs_the_rig_with_its_adapters(rig: Rig) -> None:
 
     assert switched.warm[0].cached_tokens == switched.back[0].cached_tokens == 63
     assert switched.switch[0].cached_tokens < 63, "another adapter's cache was used"
-    assert min(decoded.bare + decoded.one + decoded.two) > 0
+    assert all(one.n_steps == 3 for one in decoded.bare + decoded.one + decoded.two)
+    assert switched.cold[0].cpu_ms >= 0
     assert restarted.first[0].prompt_tokens == 64
