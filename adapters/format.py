@@ -153,12 +153,12 @@ def _key_problems(raw: Mapping[str, Any]) -> list[str]:
         ):
             problems.append(f"{key} is {type(raw[key]).__name__}, expected {types[-1].__name__}")
     problems += [
-        f"{key} must hold strings"
+        f"{key} must hold short strings"
         for key in _LISTS
         if isinstance(raw.get(key), list) and not all(_is_text(value) for value in raw[key])
     ]
     problems += [
-        f"{key} has more than {MAX_TEXT} characters"
+        f"{key} is not printable text of at most {MAX_TEXT} characters"
         for key, value in raw.items()
         if isinstance(value, str) and key in _TYPES and not _is_text(value)
     ]
@@ -200,4 +200,4 @@ def _value_problems(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= MAX_TEXT
+    return isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
