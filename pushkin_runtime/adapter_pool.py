@@ -112,13 +112,19 @@ class AdapterPool:
 
     # -- any thread -----------------------------------------------------------------------------
 
-    def resolve(self, wanted: tuple[AdapterRef, ...] | None, task: Task) -> AdapterSet:
-        """Return the set a request asks for; None means the task's default, () really none.
+    def resolve(
+        self,
+        wanted: tuple[AdapterRef, ...] | None,
+        task: Task,
+        persona: tuple[AdapterRef, ...] = (),
+    ) -> AdapterSet:
+        """Return the set a request asks for; () means really none, None the task's default with what the
+        persona needs.
 
         Raises AdapterError subclasses, with the request field at fault.
         """
         if wanted is None:
-            return self._default(task)
+            return self._default(task, persona)
         return self._checked(wanted)
 
     def prefetch(self, wanted: AdapterSet) -> None:
@@ -271,14 +277,20 @@ class AdapterPool:
 
     # -- helpers --------------------------------------------------------------------------------
 
-    def _default(self, task: Task) -> AdapterSet:
-        configured = self._options.defaults.get(task)
-        if configured is not None:
-            return self._checked(configured)
+    def _default(self, task: Task, persona: tuple[AdapterRef, ...]) -> AdapterSet:
+        refs = self._options.defaults.get(task)
+        if refs is None:
+            refs = self._named_after(task)
+        named = {ref.name for ref in refs}
+        return self._checked((*refs, *(ref for ref in persona if ref.name not in named)))
+
+    def _named_after(self, task: Task) -> tuple[AdapterRef, ...]:
+        """The installed adapter with the task's name; none when there is none for this model."""
         try:
-            return self._checked((AdapterRef(task),))
+            self._registry.find(task)
         except (AdapterNotFound, AdapterIncompatible):
-            return NO_ADAPTERS  # none is installed for this model: the base it is
+            return ()
+        return (AdapterRef(task),)
 
     def _checked(self, wanted: Sequence[AdapterRef]) -> AdapterSet:
         found: list[tuple[AdapterRef, AdapterSpec]] = []

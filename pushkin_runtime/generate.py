@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
-from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora, Tokens
+from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora
 from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.persona import NO_PERSONA, PersonaSource
 from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
 from pushkin_runtime.prompt_cache import CacheKey, PromptCache
 from pushkin_runtime.sampling import resolve
@@ -30,7 +31,6 @@ from pushkin_runtime.types import (
     Done,
     FinishReason,
     GenerationResult,
-    PersonaUsed,
     Progress,
     SamplingParams,
     Started,
@@ -52,6 +52,7 @@ class Workshop:
     engine: Engine
     cache: PromptCache
     adapters: AdapterPool
+    persona: PersonaSource
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int], None]
@@ -76,6 +77,7 @@ class _Clock:
     """When each stage ended, in milliseconds since `submit`."""
 
     queued: float = 0.0
+    conditioned: float = 0.0
     adapted: float = 0.0
     prefilled: float = 0.0
     first_text: float | None = None
@@ -110,16 +112,12 @@ class Generation:
         self._shop = shop
         self._request = handle.request
         self._clock = _Clock()
-        self._persona = PersonaUsed()
+        self._persona = NO_PERSONA
         self._adapters: AdapterSet = handle.adapters
         self._lora: Lora | None = None
         self._holds_adapters = False
-        self._sampling: SamplingParams = resolve(
-            self._request.task,
-            self._request.sampling,
-            persona_min_p=None,
-            fresh_seed=secrets.randbits(53),
-        )
+        self._seed = secrets.randbits(53)
+        self._sampling = self._resolved()
         self._rows: list[_Row] = []
         self._n_prompt = self._n_cached = 0
 
@@ -135,16 +133,22 @@ class Generation:
 
     def _work(self) -> Iterator[bool]:
         clock = self._clock
-        clock.queued = clock.adapted = clock.prefilled = self.handle.elapsed_ms()
+        clock.queued = clock.conditioned = clock.adapted = clock.prefilled = (
+            self.handle.elapsed_ms()
+        )
         if self.handle.end_reason() is not None:
             self._emit_done([Draft(0, "", self._end_reason(), -math.inf)])
             return
         request, engine = self._request, self._shop.engine
+        self._persona = self._shop.persona.make(request)
+        self._sampling = self._resolved()
+        clock.conditioned = self.handle.elapsed_ms()
         max_tokens = request.max_tokens or default_max_tokens(request, engine.tokenizer)
+        n_context = engine.info.context_length - self._persona.n_rows
         prompt = build_prompt(
-            request, engine.tokenizer, n_context=engine.info.context_length, max_tokens=max_tokens
-        )
-        key = CacheKey(engine.info.digest, self._adapters.key, self._persona.version)
+            request, engine.tokenizer, n_context=n_context, max_tokens=max_tokens
+        ).after(self._persona.rows)
+        key = CacheKey(engine.info.digest, self._adapters.key, self._persona.used.version)
         body = prompt.tokens[:-1]
         cache = self._shop.cache.take(key, body)
         self._n_prompt, self._n_cached = len(prompt.tokens), cache.n_tokens
@@ -153,7 +157,7 @@ class Generation:
             yield from self._hold_adapters()
             cache.lora = self._lora
             clock.adapted = self.handle.elapsed_ms()
-            yield from self._prefill(cache, body)
+            yield from self._prefill(cache, prompt)
             clock.prefilled = self.handle.elapsed_ms()
             if self.handle.end_reason() is None:
                 yield from self._decode(cache, prompt, max_tokens)
@@ -164,6 +168,15 @@ class Generation:
             drafts = yield from self._score_suffixes(key, prompt, drafts)
         self._release_adapters()  # before the client can hear of the end, and unload them
         self._emit_done(drafts)
+
+    def _resolved(self) -> SamplingParams:
+        request = self._request
+        return resolve(
+            request.task,
+            request.sampling,
+            persona_min_p=self._persona.min_p,
+            fresh_seed=self._seed,
+        )
 
     # -- adapters -------------------------------------------------------------------------------
 
@@ -187,16 +200,15 @@ class Generation:
 
     # -- prefill and decode ---------------------------------------------------------------------
 
-    def _prefill(self, cache: KVCache, body: tuple[int, ...]) -> Iterator[bool]:
-        chunk = self._shop.prefill_chunk
-        while cache.n_tokens < len(body) and self.handle.end_reason() is None:
+    def _prefill(self, cache: KVCache, prompt: Prompt) -> Iterator[bool]:
+        n_total = len(prompt.tokens) - 1
+        while cache.n_tokens < n_total and self.handle.end_reason() is None:
             start = cache.n_tokens
-            self._shop.engine.prefill(cache, Tokens(body[start : start + chunk]))
+            stop = min(start + self._shop.prefill_chunk, n_total)
+            self._shop.engine.prefill(cache, prompt.segment(start, stop))
             self._shop.on_progress(0)
-            if cache.n_tokens < len(body):
-                self.handle.emit(
-                    Progress(stage="prefill", n_done=cache.n_tokens, n_total=len(body))
-                )
+            if cache.n_tokens < n_total:
+                self.handle.emit(Progress(stage="prefill", n_done=cache.n_tokens, n_total=n_total))
             yield True
 
     def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[bool]:
@@ -252,7 +264,7 @@ class Generation:
             n_rows=n_rows,
             sampling=self._sampling,
             seed=self._sampling.seed,
-            recent=prompt.tokens[-RECENT:],
+            recent=prompt.tokens[prompt.n_persona :][-RECENT:],
             first_allowed=prompt.first_allowed,
             banned=self._shop.banned,
         )
@@ -293,6 +305,8 @@ class Generation:
         for draft in drafts:
             cache = self._shop.cache.take(key, prompt.tokens[:-1])
             cache.lora = self._lora
+            if cache.n_tokens < prompt.n_persona:
+                engine.prefill(cache, prompt.segment(cache.n_tokens, prompt.n_persona))
             n_held = cache.n_tokens
             scored.append(score_suffix(engine, cache, prompt, draft, self._request.suffix))
             self._shop.cache.put(key, prompt.tokens[:n_held], cache)
@@ -319,7 +333,7 @@ class Generation:
                 request_id=self.handle.request_id,
                 model=self._shop.engine.info.id,
                 adapters=self._adapters.refs,
-                persona=self._persona,
+                persona=self._persona.used,
                 sampling=self._sampling,
                 prompt_tokens=self._n_prompt,
                 cached_tokens=self._n_cached,
@@ -343,7 +357,7 @@ class Generation:
                     request_id=self.handle.request_id,
                     model=self._shop.engine.info.id,
                     adapters=self._adapters.refs,
-                    persona=self._persona,
+                    persona=self._persona.used,
                     sampling=self._sampling,
                     choices=choices,
                     usage=Usage(
@@ -362,8 +376,8 @@ class Generation:
         n_steps = max((len(row.tokens) for row in self._rows), default=0)
         return Timings(
             queue_ms=self._clock.queued,
-            adapter_ms=self._clock.adapted - self._clock.queued,
-            persona_ms=0.0,
+            adapter_ms=self._clock.adapted - self._clock.conditioned,
+            persona_ms=self._clock.conditioned - self._clock.queued,
             prefill_ms=self._clock.prefilled - self._clock.adapted,
             ttft_ms=self._clock.first_text,
             decode_ms=decode_ms,

@@ -1,6 +1,6 @@
 """Request → the tokens the model reads. The one place where prompts are laid out, training included.
 
-Layout: `[instruction; persona; control codes; text; context]`. A vocabulary with our control tokens
+Layout: `[persona; control codes; instruction; text; context]`. A vocabulary with our control tokens
 gets them as single ids; any other (the 4B's) gets a short textual header, and only for codes that were
 asked for. User text can never become a control token (see `tokenizer.py`).
 
@@ -11,13 +11,15 @@ first generated token must begin with its text, so "The qui" may become "The qui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pushkin_runtime.control_tokens import GENRES, LANGUAGES, prefix_ids
+from pushkin_runtime.engines.base import Embeddings, Segment, Tokens
 from pushkin_runtime.errors import InvalidRequest
+from pushkin_runtime.persona import PERSONA_TOKEN
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
 
@@ -34,13 +36,32 @@ class Prompt:
     tokens: the whole prompt but the healed token; the last one is fed by the first decode step.
     healed: bytes of the token taken off; the answer begins with them and they are not emitted.
     first_allowed: tokens that begin with `healed`, None when nothing was healed.
-    stop: stop strings of the layout itself.
+    stop: stop strings of the layout itself. persona: (n_rows, hidden_size) float32; the first n_rows tokens
+    are PERSONA_TOKEN and stand for them.
     """
 
     tokens: tuple[int, ...]
     healed: bytes = b""
     first_allowed: NDArray[np.int64] | None = None
     stop: tuple[str, ...] = ()
+    persona: NDArray[np.float32] | None = None
+
+    @property
+    def n_persona(self) -> int:
+        """Positions that the persona takes."""
+        return 0 if self.persona is None else len(self.persona)
+
+    def segment(self, start: int, stop: int) -> Segment:
+        """What to prefill from position `start` on: the rest of the persona, or tokens up to `stop`."""
+        if self.persona is not None and start < len(self.persona):
+            return Embeddings(self.persona[start:])
+        return Tokens(self.tokens[start:stop])
+
+    def after(self, persona: NDArray[np.float32] | None) -> Prompt:
+        """Return the same prompt with a persona before it."""
+        if persona is None:
+            return self
+        return replace(self, tokens=(PERSONA_TOKEN,) * len(persona) + self.tokens, persona=persona)
 
 
 def default_max_tokens(request: GenerationRequest, tokenizer: TextTokenizer) -> int:

@@ -21,6 +21,7 @@ from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, 
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
+from pushkin_runtime.persona import NoPersonas, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.types import (
     AdapterRef,
@@ -66,7 +67,8 @@ CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
 class Runtime:
     """Owns the inference thread. Build, `start`, use, `close`.
 
-    create: makes the engine; tests and embedders may pass one of their own. clock: seconds, for `health`.
+    create: makes the engine; tests and embedders may pass one of their own. persona: conditions generations on
+    the user's own writing. clock: seconds, for `health`.
     Raises EngineUnavailable for an unknown engine name.
     """
 
@@ -74,11 +76,13 @@ class Runtime:
         self,
         options: RuntimeOptions,
         create: CreateEngine = create_engine,
+        persona: PersonaSource | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options
         self._choice = choose_engine(options.engine)
         self._create = create
+        self._persona = persona or NoPersonas()
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
@@ -116,7 +120,7 @@ class Runtime:
         """
         pool = self._ready_shop().adapters
         self._check_request(request)
-        adapters = pool.resolve(request.adapters, request.task)
+        adapters = pool.resolve(request.adapters, request.task, self._persona.check(request))
         pool.prefetch(adapters)
         handle = GenerationHandle(
             request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
@@ -242,6 +246,7 @@ class Runtime:
             engine=engine,
             cache=PromptCache(engine, self.options.kv_budget_bytes),
             adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
+            persona=self._persona,
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._note_progress,
@@ -306,12 +311,6 @@ class Runtime:
                 'quality "best" needs the writing-quality reward model, which is not installed; '
                 'use "fast" or "balanced".',
                 param="quality",
-            )
-        if request.persona.documents or request.persona.exclude:
-            raise InvalidRequest(
-                "No documents are indexed, so the persona cannot be limited to some of them; "
-                'send "auto" or "off".',
-                param="persona",
             )
 
     def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
