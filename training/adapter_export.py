@@ -19,7 +19,7 @@ from pushkin_runtime.model_store import base_model, open_model
 from training.intruders import adapter_updates, base_matrices, intruder_report
 from training.lora_model import adapter_tensors, parent_name
 
-LICENCE = "as the repository; trained on public-domain prose and, for rephrase, on research data"
+LICENCE = "as the base model; its card names the training data and their licences"
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ class Mixture:
     people's edits after that. max_chars: the longest selection, reached when copying has faded.
     """
 
-    n_train: int = 60_000
-    n_held_out: int = 300
+    n_train: int = 36_000
+    n_held_out: int = 400
     seed: int = 0
     n_completion: int = 128
-    copying: float = 0.4
-    human_share: float = 0.12
+    copying: float = 0.25
+    human_share: float = 0.2
     max_chars: int = 360
 
 

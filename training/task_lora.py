@@ -94,6 +94,12 @@ class _Watch(TrainerCallback):
         self._began = self._last = time.monotonic()
         self._n_tokens = 0
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._n_tokens = int(state.num_input_tokens_seen)
+        self._last = time.monotonic()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -140,8 +146,8 @@ def trainer_settings(run: TaskRun) -> SFTConfig:
         bf16=run.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        gradient_checkpointing=run.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=run.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         train_sampling_strategy="sequential",
         max_length=run.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},  # rows are cut and labelled already
@@ -206,7 +212,8 @@ def finish(trainer: CompletionTrainer, run: TaskRun, lora: LoraSettings) -> Path
         "seed": run.seed,
         "precision": run.precision,
         "last_loss_nats": round(sum(losses) / max(1, len(losses)), 4),
-        **{f"intruders_{key}": intruders[key] for key in ("intruders", "noise", "matrices")},
+        "intruders": intruders["intruders"],
+        "intruders_noise_control": intruders["noise"],
     }
     content = {
         "run": {key: str(value) for key, value in asdict(run).items()},
