@@ -61,7 +61,7 @@ def read_gguf(path: Path, where: str) -> GgufFile:
 
     Raises AdapterNotFound, AdapterUnsupported (another version or kind of tensor) or AdapterCorrupt.
     """
-    with open_regular(path, where, MAX_FILE_BYTES) as (file, found):
+    with open_regular(path, where, MAX_FILE_BYTES, follow_links=True) as (file, found):
         content = bytearray(found.st_size)
         fill(file, content, where)
     cursor = _Cursor(memoryview(content), where)

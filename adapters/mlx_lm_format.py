@@ -39,7 +39,7 @@ def import_mlx_lm(
     """
     rank, scale, parameters = _parameters(folder)
     where = f"{folder.name}/{WEIGHTS_NAME}"
-    stored = read_tensors(folder / WEIGHTS_NAME, where).arrays
+    stored = read_tensors(folder / WEIGHTS_NAME, where, follow_links=True).arrays
     alpha, rslora = _alpha(parameters, rank, scale)
     return Draft(
         name=name,
@@ -91,7 +91,7 @@ def _parameters(folder: Path) -> tuple[int, float, Mapping[str, Any]]:
     """Return rank, scale and all `lora_parameters` of adapter_config.json."""
     where = f"{folder.name}/{CONFIG_NAME}"
     try:
-        config = parse_json(read_small(folder / CONFIG_NAME, where))
+        config = parse_json(read_small(folder / CONFIG_NAME, where, follow_links=True))
     except AdapterNotFound as error:
         raise AdapterNotFound(f"{error} An mlx-lm checkpoint has one.") from error
     except ValueError as error:

@@ -70,7 +70,7 @@ def import_peft(
             "Save it with save_pretrained(safe_serialization=True) where it was made."
         )
     rank, alpha, rslora = config["r"], config["lora_alpha"], config.get("use_rslora", False)
-    stored = read_tensors(folder / WEIGHTS_NAME, where).arrays
+    stored = read_tensors(folder / WEIGHTS_NAME, where, follow_links=True).arrays
     modules = pair_up(
         {key.removeprefix(_PREFIX): array for key, array in stored.items()},
         _PARTS,
@@ -132,7 +132,7 @@ def _config(folder: Path) -> dict[str, Any]:
     """Return the checked adapter_config.json. Raises with every setting that cannot be served."""
     where = f"{folder.name}/{CONFIG_NAME}"
     try:
-        raw_config = parse_json(read_small(folder / CONFIG_NAME, where))
+        raw_config = parse_json(read_small(folder / CONFIG_NAME, where, follow_links=True))
     except AdapterNotFound as error:
         raise AdapterNotFound(f"{error} A PEFT checkpoint has one.") from error
     except ValueError as error:

@@ -103,7 +103,7 @@ class AdapterRegistry:
                 if name not in found:
                     found[name] = self._listed(root, name)
             if n_more:
-                problem = f"{n_more} more folders in {root.name} were not looked at; remove some."
+                problem = f"At least {n_more} more folders in {root.name} were not looked at; remove some."
                 found.setdefault("*", Listed(name="*", root=root, problem=problem))
         return [found[name] for name in sorted(found)]
 

@@ -85,10 +85,10 @@ def read_header(
 
 
 def read_tensors(
-    path: str | Path, where: str, *, dir_fd: int | None = None, max_bytes: int = MAX_FILE_BYTES
+    path: str | Path, where: str, *, max_bytes: int = MAX_FILE_BYTES, follow_links: bool = False
 ) -> Tensors:
     """Return every tensor of the file, all finite. Raises as `read_header`."""
-    with open_regular(path, where, max_bytes, dir_fd=dir_fd) as (file, found):
+    with open_regular(path, where, max_bytes, follow_links=follow_links) as (file, found):
         infos, head = _header(file, found.st_size, where)
         payload = np.empty(found.st_size - len(head), np.uint8)
         digest = hashlib.sha256(head)

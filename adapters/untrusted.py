@@ -1,4 +1,4 @@
-"""Files nobody has vouched for: opened once, never through a link, never larger than allowed; strict JSON."""
+"""Files nobody has vouched for: opened once, not through a link, no larger than allowed; strict JSON."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from adapters.errors import AdapterCorrupt, AdapterNotFound
 
 MAX_JSON_BYTES = 256 << 10
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block us
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block us
 
 
 @contextlib.contextmanager
 def open_regular(
-    path: str | Path, where: str, max_bytes: int, *, dir_fd: int | None = None
+    path: str | Path,
+    where: str,
+    max_bytes: int,
+    *,
+    dir_fd: int | None = None,
+    follow_links: bool = False,
 ) -> Iterator[tuple[FileIO, os.stat_result]]:
     """Open `path` (in the folder `dir_fd`, when given) and stat what was opened.
 
-    where: its name in messages. Raises AdapterNotFound when there is no such file, AdapterCorrupt when it
+    where: its name in messages. follow_links: for a source the user has named, such as a folder of Hugging
+    Face's cache, which is made of links. Raises AdapterNotFound when there is no such file, AdapterCorrupt when it
     is a link, not a regular file, too large or unreadable (reading inside the block included).
     """
     try:
-        descriptor = os.open(path, _FLAGS, dir_fd=dir_fd)
+        descriptor = os.open(path, _FLAGS | (0 if follow_links else os.O_NOFOLLOW), dir_fd=dir_fd)
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -53,9 +59,14 @@ def open_regular(
         raise AdapterCorrupt(f"{where} cannot be read: {error.strerror}.") from error
 
 
-def read_small(path: str | Path, where: str, *, dir_fd: int | None = None) -> bytes:
+def read_small(
+    path: str | Path, where: str, *, dir_fd: int | None = None, follow_links: bool = False
+) -> bytes:
     """Return the content of a JSON file, of at most MAX_JSON_BYTES. Raises as `open_regular`."""
-    with open_regular(path, where, MAX_JSON_BYTES, dir_fd=dir_fd) as (file, found):
+    with open_regular(path, where, MAX_JSON_BYTES, dir_fd=dir_fd, follow_links=follow_links) as (
+        file,
+        found,
+    ):
         content = bytearray(found.st_size)
         fill(file, content, where)
         return bytes(content)

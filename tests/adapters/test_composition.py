@@ -71,7 +71,7 @@ def updates(composition: Composition, factors: list[float]) -> dict[str, np.ndar
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(weights=adapters(), data=st.data())
 def test_a_composition_is_the_sum(weights: list[LoraWeights], data: st.DataObject) -> None:
     factors = [
@@ -87,7 +87,7 @@ def test_a_composition_is_the_sum(weights: list[LoraWeights], data: st.DataObjec
         np.testing.assert_allclose(found[module], update, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(weights=adapters())
 def test_order_changes_the_key_and_not_the_sum(weights: list[LoraWeights]) -> None:
     forwards, backwards = compose(weights, np.float32), compose(weights[::-1], np.float32)
@@ -99,7 +99,7 @@ def test_order_changes_the_key_and_not_the_sum(weights: list[LoraWeights]) -> No
         np.testing.assert_allclose(other[module], update, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(weights=adapters())
 def test_modules_that_share_an_input_share_one_a(weights: list[LoraWeights]) -> None:
     composition = compose(weights, np.float32)

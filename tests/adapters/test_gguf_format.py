@@ -205,7 +205,7 @@ def test_a_truncated_file_is_corrupt_wherever_it_ends(adapter: Path) -> None:
             read_gguf(adapter, "a")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damage_is_an_adapter_error_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

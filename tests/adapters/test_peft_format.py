@@ -210,6 +210,17 @@ def test_a_pickle_is_never_opened(checkpoint: Path, base: BaseModel) -> None:
         import_peft(checkpoint, name="a", base=base)
 
 
+def test_a_folder_of_hugging_faces_cache_is_read(
+    checkpoint: Path, base: BaseModel, tmp_path: Path
+) -> None:
+    """There every file is a link to a blob."""
+    (tmp_path / "snapshot").mkdir()
+    for path in checkpoint.iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+
+    assert import_peft(tmp_path / "snapshot", name="a", base=base).rank == 4
+
+
 def test_tensors_without_a_place_are_refused(checkpoint: Path, base: BaseModel) -> None:
     path = checkpoint / "adapter_model.safetensors"
     tensors = load_file(path)

@@ -237,7 +237,7 @@ Entry = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     header=st.dictionaries(st.text(max_size=3), Entry, max_size=4) | Json,
     n_payload=st.integers(0, 100),
@@ -250,7 +250,7 @@ def test_any_json_is_a_header_or_an_adapter_error(header: Any, n_payload: int) -
     assert sum(info.stop - info.start for info in infos.values()) == n_payload
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_bytes_are_a_header_or_an_adapter_error(data: st.DataObject) -> None:
     content = bytearray(json.dumps({"a": A, "b": B}).encode())
