@@ -1,6 +1,6 @@
 """Base + Σ factor · B·A → a model folder of its own, for who wants one adapter at no cost a token.
 
-Weights are read, changed, rounded and written one matrix at a time. A merged INT4 model is not the unmerged one:
+Weights are read, changed, rounded and written a matrix at a time, in blocks of rows. A merged INT4 model is not the unmerged one:
 rounding adds an error that can be as large as a small update itself, so the report says how large it was.
 To lose as little as possible each group keeps the base's scale and bias unless new ones fit it better:
 `mx.quantize` alone would also move the weights no adapter has touched, by 3 % on a grid of its own.
@@ -31,6 +31,7 @@ from pushkin_runtime.model_store import ModelSpec, expected_shapes
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_FORMAT = 1
 DEFAULT_GROUP_SIZE = 64
+BLOCK = 1 << 24  # weights worked on at once: 64 MB as float32, and a few copies
 
 _NOT_COPIED = ("manifest.json", "config.json", "README.md")
 _NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32"}
@@ -125,8 +126,7 @@ class _Merge:
         yield header_bytes(layout, {"format": "mlx"})
         for n_done, name in enumerate(names):
             on_progress(n_done, len(names))
-            for array in self._tensors(name):
-                yield _bytes(array)
+            yield from self._tensors(name)
             self._forget(name)
             mx.clear_cache()
 
@@ -188,42 +188,55 @@ class _Merge:
             f"{stem}biases": (dtype, (n_rows, n_groups)),
         }
 
-    def _tensors(self, name: str) -> Iterator[mx.array]:
+    def _tensors(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a weight, its scales and its biases; a matrix is worked on in blocks of rows."""
         stem = name.removesuffix("weight")
-        grid: tuple[mx.array, mx.array] | None = None
+        stored = [self._array(name)]
         if self._is_quantized(name):
-            grid = (self._array(f"{stem}scales"), self._array(f"{stem}biases"))
+            stored += [self._array(f"{stem}scales"), self._array(f"{stem}biases")]
         if self._is_kept(name):
-            yield self._array(name)
-            yield from grid or ()
+            yield from map(_bytes, stored)
             return
-        base = self._array(name).astype(mx.float32) if grid is None else self._expanded(name, grid)
-        exact = base + self._change(name.removesuffix(".weight"), base.shape)
-        dtype = self._float_dtype(name)
-        if self.quantization is None or not self._will_be_quantized(name):
-            parts, stored = [exact.astype(dtype)], exact.astype(dtype).astype(mx.float32)
+        n_rows, n_columns = self._shapes[name][0], self._shapes[name][-1]
+        n_at_once = max(1, BLOCK // n_columns)
+        blocks = [
+            [_bytes(part) for part in self._encoded(name, stored, slice(start, start + n_at_once))]
+            for start in range(0, n_rows, n_at_once)
+        ]
+        for parts in zip(*blocks, strict=True):
+            yield from parts
+
+    def _encoded(self, name: str, stored: list[mx.array], rows: slice) -> list[mx.array]:
+        """Return some rows of a matrix as they are to be stored."""
+        own, wanted = self._spec.config.quantization, self.quantization
+        grid = (stored[1][rows], stored[2][rows]) if len(stored) == 3 else None
+        if grid is not None and own is not None:
+            base = _expand(stored[0][rows], *grid, own)
         else:
-            same = self._spec.config.quantization == self.quantization
-            parts = quantize(exact, self.quantization, dtype, grid if same else None)
-            stored = _expand(parts[0], parts[1], parts[2], self.quantization)
-        if name.removesuffix(".weight") in self._adapted:
-            self._rounding += _square(stored - exact)
+            base = stored[0][rows].astype(mx.float32)
+        module = name.removesuffix(".weight")
+        exact = base + self._change(module, rows, base.shape)
+        dtype = stored[-1].dtype
+        if wanted is not None and self._will_be_quantized(name):
+            parts = quantize(exact, wanted, dtype, grid if own == wanted else None)
+            rounded = _expand(parts[0], parts[1], parts[2], wanted)
+        else:
+            parts = [exact.astype(dtype)]
+            rounded = parts[0].astype(mx.float32)
+        if module in self._adapted:
+            self._rounding += _square(rounded - exact)
             self._exact += _square(exact)
             self._update += _square(exact - base)
-        yield from parts
+        return parts
 
-    def _expanded(self, name: str, grid: tuple[mx.array, mx.array]) -> mx.array:
-        quantization = self._spec.config.quantization
-        assert quantization is not None  # a quantised tensor without it is refused by open_model
-        return _expand(self._array(name), *grid, quantization)
-
-    def _change(self, module: str, shape: tuple[int, ...]) -> mx.array:
-        """Σ factor · B·A of one module, float32."""
+    def _change(self, module: str, rows: slice, shape: tuple[int, ...]) -> mx.array:
+        """Some rows of Σ factor · B·A of one module, float32."""
         total = mx.zeros(shape, mx.float32)
         for adapter in self._adapters:
             if adapter.scale and module in adapter.weights.modules:
-                a, b = (mx.array(m.astype(np.float32)) for m in adapter.weights.modules[module])
-                total = total + adapter.weights.scale * adapter.scale * (b @ a)
+                a, b = adapter.weights.modules[module]
+                update = mx.array(b[rows].astype(np.float32)) @ mx.array(a.astype(np.float32))
+                total = total + adapter.weights.scale * adapter.scale * update
         return total
 
 

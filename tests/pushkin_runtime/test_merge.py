@@ -193,6 +193,18 @@ def test_codes_are_packed_as_mlx_packs_them_and_fit_no_worse(bits: int) -> None:
     assert error(ours) <= error(theirs) * (1 + 1e-6)
 
 
+def test_blocks_of_rows_make_the_same_bytes_as_whole_matrices(
+    quantized_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = open_model(quantized_model)
+    merge(spec, [adapter(spec)], tmp_path / "whole", bits=8)
+
+    monkeypatch.setattr("pushkin_runtime.merge.BLOCK", 1000)
+    merge(spec, [adapter(spec)], tmp_path / "blocks", bits=8)
+
+    assert open_model(tmp_path / "blocks").digest == open_model(tmp_path / "whole").digest
+
+
 def test_what_cannot_be_merged_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     spec = open_model(tiny_model)
     one = adapter(spec)
