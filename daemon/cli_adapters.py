@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from adapters.importers import Format
     from adapters.registry import Listed
 
+_MUCH_NOISE = 0.3  # beside the update
 _TASKS = ["continue", "rephrase", "story", "persona", "audio"]
 
 
@@ -257,6 +258,10 @@ def adapters_merge(
             out,
             bits=int(bits) if bits else None,
             on_progress=lambda done, total: spinner.say(f"merging: {done} of {total} tensors"),
+        )
+    if report.lost_update > _MUCH_NOISE and report.n_bits < 8:
+        print_note(
+            f"Rounding to {report.n_bits} bits hides much of what the adapters change; --bits 8 keeps it."
         )
     if as_json:
         print_json({"folder": str(out), **asdict(report)})

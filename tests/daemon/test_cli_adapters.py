@@ -239,6 +239,16 @@ def test_merge_makes_a_model_that_can_be_served(
     assert "made for 'pushkin-mini'" in capsys.readouterr().err
 
 
+def test_a_merge_that_loses_the_update_says_so(
+    capsys: Output, tmp_path: Path, installed: AdapterSpec
+) -> None:
+    assert run(["adapters", "merge", "quiet:0.01", "--out", str(tmp_path / "merged")]) == 0
+
+    printed = capsys.readouterr()
+    assert "--bits 8 keeps it" in printed.err
+    assert "noise beside the update" in printed.out
+
+
 def test_every_command_has_help(capsys: Output) -> None:
     for verb in ("list", "show", "verify", "import", "export", "merge"):
         assert run(["adapters", verb, "--help"]) == 0
