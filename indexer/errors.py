@@ -11,7 +11,11 @@ IndexerError
 │   └── DocumentNotFound      no document has this id
 ├── ConsentRequired           the user has not allowed this (yet)
 ├── PersonaUnavailable        there is no index, plug or encoder to make a persona from
-└── IndexDamaged              the database cannot be opened or repaired
+├── IndexFault                the database could not be read or written (a full disk, …)
+│   ├── IndexDamaged          it cannot be opened or repaired
+│   └── IndexLocked           another process has the index open
+├── IndexQueueFull            more documents wait than may
+└── IndexClosed               the index is shutting down or was never started
 """
 
 from __future__ import annotations
@@ -65,5 +69,21 @@ class PersonaUnavailable(IndexerError):
     """There is nothing to make a persona from."""
 
 
-class IndexDamaged(IndexerError):
+class IndexFault(IndexerError):
+    """The database could not be read or written."""
+
+
+class IndexDamaged(IndexFault):
     """The database cannot be opened or repaired."""
+
+
+class IndexLocked(IndexFault):
+    """Another process has the index open."""
+
+
+class IndexQueueFull(IndexerError):
+    """More documents wait to be indexed than may."""
+
+
+class IndexClosed(IndexerError):
+    """The index is shutting down or was never started."""
