@@ -17,12 +17,21 @@ import pytest
 from safetensors.numpy import save_file
 
 from adapters.format import BaseModel
+from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import ENGINES, EngineChoice, create_engine
+from pushkin_runtime.engines.scripted_engine import BASE, ScriptedEngine
 from pushkin_runtime.model_config import parse_config
 from pushkin_runtime.model_store import base_model, expected_shapes, open_model
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
-from pushkin_runtime.types import Done, Event, Failed, GenerationRequest
+from pushkin_runtime.types import (
+    AdapterRef,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    SamplingOverrides,
+)
 from training.tokenizer import save_tokenizer, train_tokenizer
 
 WINDOW = 16
@@ -220,3 +229,45 @@ def generate(recorder: type[Recorder]) -> Callable[..., Done]:
         return sink.finish()
 
     return run
+
+
+@pytest.fixture
+def roots(tmp_path: Path, tiny_base: BaseModel, write_adapter: Callable[..., None]) -> Path:
+    """A root with the adapters alpha and beta for the tiny model."""
+    write_adapter(tmp_path / "adapters", "alpha", tiny_base, seed=1)
+    write_adapter(tmp_path / "adapters", "beta", tiny_base, seed=2)
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+def written(generate: Callable[..., Done]) -> Callable[..., str]:
+    """`written(runtime, "alpha", ...)`: the greedy continuation of a text under the named adapters."""
+
+    def write(runtime: Runtime, *names: str) -> str:
+        done = generate(
+            runtime,
+            text="The old house stood by the river, and nobody had lived in it since ",
+            max_tokens=12,
+            sampling=SamplingOverrides(temperature=0.0),
+            adapters=tuple(AdapterRef(name) for name in names),
+        )
+        return done.result.choices[0].text
+
+    return write
+
+
+@pytest.fixture
+def scripted(
+    tmp_path: Path, write_adapter: Callable[..., None], start_runtime: Callable[..., Runtime]
+) -> Callable[..., Runtime]:
+    """`scripted(budget_bytes=..., ...)`: a scripted runtime with the adapters formal and continue."""
+    for seed, name in enumerate(("formal", "continue")):
+        write_adapter(tmp_path / "root", name, BASE, seed=seed)
+
+    def start(engine: ScriptedEngine | None = None, **options: Any) -> Runtime:
+        return start_runtime(
+            scripted=engine or ScriptedEngine(),
+            adapters=AdapterOptions(roots=(tmp_path / "root",), **options),
+        )
+
+    return start

@@ -1,4 +1,4 @@
-"""Adapters through the runtime: which a request gets, that it really gets them, and what they cost in memory."""
+"""Adapters through the runtime: which a request gets, and that it really gets them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ import pytest
 
 from adapters.errors import (
     AdapterCorrupt,
-    AdapterIneffective,
-    AdapterInUse,
     AdapterNotFound,
-    AdapterUnsupported,
 )
 from pushkin_runtime.adapter_pool import AdapterOptions
-from pushkin_runtime.engines.scripted_engine import BASE, ScriptedEngine
+from pushkin_runtime.engines.scripted_engine import BASE
 from pushkin_runtime.runtime import Runtime
 from pushkin_runtime.types import (
     AdapterRef,
-    Delta,
     Done,
     GenerationRequest,
     Progress,
@@ -32,40 +28,21 @@ from pushkin_runtime.types import (
 
 GREEDY = SamplingOverrides(temperature=0.0)
 PREFIX = "The old house stood by the river, and nobody had lived in it since "
-Generate = Callable[..., Done]
-
-
-@pytest.fixture
-def roots(tmp_path: Path, tiny_base: Any, write_adapter: Callable[..., None]) -> Path:
-    """Two adapters for the tiny model."""
-    write_adapter(tmp_path / "adapters", "alpha", tiny_base, seed=1)
-    write_adapter(tmp_path / "adapters", "beta", tiny_base, seed=2)
-    return tmp_path / "adapters"
-
-
-def text_of(done: Done) -> str:
-    return done.result.choices[0].text
-
-
-def written(generate: Generate, runtime: Runtime, *names: str, **fields: Any) -> str:
-    """The greedy continuation under the named adapters."""
-    adapters = tuple(AdapterRef(name) for name in names)
-    fields = {"text": PREFIX, "max_tokens": 12, "sampling": GREEDY, **fields}
-    return text_of(generate(runtime, adapters=adapters, **fields))
 
 
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_going_from_one_adapter_to_another_and_back_writes_what_fresh_processes_write(
+    written: Callable[..., str],
     engine: str,
     tiny_model: Path,
     roots: Path,
     start_runtime: Callable[..., Runtime],
-    generate: Generate,
+    generate: Callable[..., Done],
 ) -> None:
     """The contamination bug of ggml-org/llama.cpp#26207: keys and values of A reused under B."""
     options = {"engine": engine, "adapters": AdapterOptions(roots=(roots,))}
     fresh = {
-        names: written(generate, start_runtime(tiny_model, **options), *names)
+        names: written(start_runtime(tiny_model, **options), *names)
         for names in ((), ("alpha",), ("beta",), ("alpha", "beta"))
     }
     assert len(set(fresh.values())) == 4
@@ -73,15 +50,19 @@ def test_going_from_one_adapter_to_another_and_back_writes_what_fresh_processes_
     runtime = start_runtime(tiny_model, **options)
     order = [("alpha",), ("beta",), ("alpha",), (), ("alpha", "beta"), ("beta",), ()]
     for names in order:
-        assert written(generate, runtime, *names) == fresh[names]
+        assert written(runtime, *names) == fresh[names]
 
 
 def test_back_on_an_adapter_used_before_nothing_is_read_again(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
+    written: Callable[..., str],
+    tiny_model: Path,
+    roots: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
 ) -> None:
     runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
     for name in ("alpha", "beta"):
-        written(generate, runtime, name)
+        written(runtime, name)
 
     done = generate(
         runtime, text=PREFIX, max_tokens=4, sampling=GREEDY, adapters=(AdapterRef("alpha"),)
@@ -91,7 +72,10 @@ def test_back_on_an_adapter_used_before_nothing_is_read_again(
 
 
 def test_another_scale_is_another_cache_and_scale_zero_is_the_bare_base(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
+    tiny_model: Path,
+    roots: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
 ) -> None:
     runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
     fields = {"text": PREFIX, "max_tokens": 12, "sampling": GREEDY}
@@ -108,35 +92,20 @@ def test_another_scale_is_another_cache_and_scale_zero_is_the_bare_base(
 
 
 def test_the_order_in_which_a_request_names_adapters_does_not_matter(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
+    written: Callable[..., str],
+    tiny_model: Path,
+    roots: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
 ) -> None:
     runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
 
-    assert written(generate, runtime, "alpha", "beta") == written(
-        generate, runtime, "beta", "alpha"
-    )
+    assert written(runtime, "alpha", "beta") == written(runtime, "beta", "alpha")
     assert runtime.status().adapters_resident == 1
 
 
-@pytest.fixture
-def scripted(
-    tmp_path: Path, write_adapter: Callable[..., None], start_runtime: Callable[..., Runtime]
-) -> Callable[..., Runtime]:
-    """`scripted(budget_bytes=..., ...)`: a scripted runtime with the adapters formal and continue."""
-    for seed, name in enumerate(("formal", "continue")):
-        write_adapter(tmp_path / "root", name, BASE, seed=seed)
-
-    def start(engine: ScriptedEngine | None = None, **options: Any) -> Runtime:
-        return start_runtime(
-            scripted=engine or ScriptedEngine(),
-            adapters=AdapterOptions(roots=(tmp_path / "root",), **options),
-        )
-
-    return start
-
-
 def test_a_request_without_adapters_gets_the_one_with_the_tasks_name(
-    scripted: Callable[..., Runtime], generate: Generate
+    scripted: Callable[..., Runtime], generate: Callable[..., Done]
 ) -> None:
     runtime = scripted()
 
@@ -146,7 +115,7 @@ def test_a_request_without_adapters_gets_the_one_with_the_tasks_name(
 
 
 def test_configured_defaults_win_and_must_exist(
-    scripted: Callable[..., Runtime], generate: Generate
+    scripted: Callable[..., Runtime], generate: Callable[..., Done]
 ) -> None:
     chosen = (AdapterRef("formal", 0.5),)
     runtime = scripted(defaults={"continue": chosen, "story": (), "rephrase": (AdapterRef("no"),)})
@@ -191,7 +160,7 @@ def test_a_request_waits_for_its_adapters_with_a_progress_event(
 
 
 def test_others_go_on_while_one_waits_for_its_adapters(
-    scripted: Callable[..., Runtime], generate: Generate, recorder: Any
+    scripted: Callable[..., Runtime], generate: Callable[..., Done], recorder: Any
 ) -> None:
     runtime = scripted(defaults={"continue": ()})
     gate = threading.Event()
@@ -242,7 +211,7 @@ def test_an_adapter_whose_weights_are_not_finite_fails_its_request_and_nothing_e
     tmp_path: Path,
     write_adapter: Callable[..., None],
     scripted: Callable[..., Runtime],
-    generate: Generate,
+    generate: Callable[..., Done],
 ) -> None:
     write_adapter(tmp_path / "root", "broken", BASE, fill=float("nan"))
     runtime = scripted()
@@ -255,142 +224,20 @@ def test_an_adapter_whose_weights_are_not_finite_fails_its_request_and_nothing_e
 
 
 def test_a_new_file_under_an_old_name_is_noticed_at_the_next_request(
+    written: Callable[..., str],
     tmp_path: Path,
     write_adapter: Callable[..., None],
     tiny_base: Any,
     tiny_model: Path,
     roots: Path,
     start_runtime: Callable[..., Runtime],
-    generate: Generate,
+    generate: Callable[..., Done],
 ) -> None:
     runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
-    before = written(generate, runtime, "alpha")
+    before = written(runtime, "alpha")
     write_adapter(roots, "alpha", tiny_base, seed=2)  # what beta is
 
-    assert written(generate, runtime, "alpha") == written(generate, runtime, "beta") != before
-
-
-def test_loading_measures_the_effect_and_pins(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], tiny_base: Any
-) -> None:
-    runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
-    assert {a.name: a.state for a in runtime.adapters().result(10)} == {
-        "alpha": "on_disk",
-        "beta": "on_disk",
-    }
-
-    status = runtime.load_adapter("alpha", pinned=True).result(10)
-
-    assert (status.state, status.pinned) == ("resident", True)
-    assert status.applied_modules == len(tiny_base.modules)
-    assert status.probe_delta is not None
-    assert status.probe_delta > 0.01
-
-
-def test_an_adapter_used_by_a_request_is_measured_when_the_engine_is_idle(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
-) -> None:
-    runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
-    written(generate, runtime, "alpha")
-
-    def measured() -> bool:
-        return any(a.probe_delta for a in runtime.adapters().result(10))
-
-    give_up = threading.Event()
-    assert any(measured() or give_up.wait(0.02) for _ in range(500))
-
-
-def test_an_adapter_that_loads_but_changes_nothing_is_refused(
-    tiny_model: Path,
-    roots: Path,
-    tiny_base: Any,
-    write_adapter: Callable[..., None],
-    start_runtime: Callable[..., Runtime],
-    generate: Generate,
-) -> None:
-    write_adapter(roots, "null", tiny_base, fill=1e-30)
-    runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
-
-    with pytest.raises(AdapterIneffective, match="changes nothing"):
-        runtime.load_adapter("null", pinned=False).result(10)
-    with pytest.raises(AdapterIneffective):
-        written(generate, runtime, "null")
-
-
-def test_unloading_gives_back_the_matrices_and_what_was_computed_under_them(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
-) -> None:
-    runtime = start_runtime(tiny_model, engine="torch", adapters=AdapterOptions(roots=(roots,)))
-    level = runtime.status()
-    for names in (("alpha",), ("alpha", "beta")):
-        written(generate, runtime, *names)
-    assert runtime.status().adapters_resident == 2
-
-    assert runtime.unload_adapter("alpha").result(10).state == "on_disk"
-
-    assert runtime.status().adapters_bytes == level.adapters_bytes == 0
-    assert runtime.status().kv_bytes == level.kv_bytes == 0
-
-
-def test_an_adapter_is_not_unloaded_under_a_running_generation(
-    scripted: Callable[..., Runtime], recorder: Any
-) -> None:
-    runtime = scripted(ScriptedEngine(endless=True))
-    sink = recorder()
-    handle = runtime.submit(
-        GenerationRequest(
-            request_id="r",
-            task="continue",
-            text="A",
-            max_tokens=1000,
-            adapters=(AdapterRef("formal"),),
-        ),
-        sink,
-    )
-    sink.until(Delta)
-
-    with pytest.raises(AdapterInUse, match="formal"):
-        runtime.unload_adapter("formal").result(10)
-    handle.cancel()
-    sink.finish()
-    assert runtime.unload_adapter("formal").result(10).state == "on_disk"
-
-
-def test_the_least_recently_used_leave_first_and_the_pinned_stay(
-    tmp_path: Path,
-    write_adapter: Callable[..., None],
-    scripted: Callable[..., Runtime],
-    generate: Generate,
-) -> None:
-    write_adapter(tmp_path / "root", "third", BASE, seed=3)
-    one = ScriptedEngine()
-    size = measured_bytes(scripted(one, defaults={"continue": ()}), "formal")
-    runtime = scripted(budget_bytes=2 * size, defaults={"continue": ()})
-    runtime.load_adapter("formal", pinned=True).result(10)
-    for name in ("continue", "third"):
-        generate(runtime, text="A", adapters=(AdapterRef(name),))
-
-    states = {a.name: a.state for a in runtime.adapters().result(10)}
-    assert states == {"continue": "on_disk", "formal": "resident", "third": "resident"}
-    assert runtime.status().adapters_bytes == 2 * size
-
-
-def test_more_pins_than_the_budget_holds_are_refused(
-    scripted: Callable[..., Runtime],
-) -> None:
-    size = measured_bytes(scripted(defaults={"continue": ()}), "formal")
-    runtime = scripted(budget_bytes=size, defaults={"continue": ()})
-    runtime.load_adapter("formal", pinned=True).result(10)
-
-    with pytest.raises(AdapterInUse, match="budget"):
-        runtime.load_adapter("continue", pinned=True).result(10)
-
-
-def test_an_adapter_larger_than_the_budget_says_so(scripted: Callable[..., Runtime]) -> None:
-    runtime = scripted(budget_bytes=100, defaults={"continue": ()})
-
-    with pytest.raises(AdapterUnsupported, match="adapters_budget_mb"):
-        runtime.load_adapter("formal", pinned=False).result(10)
+    assert written(runtime, "alpha") == written(runtime, "beta") != before
 
 
 def test_random_loads_unloads_and_cancels_never_change_an_answer(
@@ -399,7 +246,7 @@ def test_random_loads_unloads_and_cancels_never_change_an_answer(
     tiny_base: Any,
     write_adapter: Callable[..., None],
     start_runtime: Callable[..., Runtime],
-    generate: Generate,
+    generate: Callable[..., Done],
 ) -> None:
     """The long form is `python -m benchmarks.adapter_soak`."""
     write_adapter(roots, "gamma", tiny_base, seed=3, dtype="float16")
@@ -439,22 +286,18 @@ def test_random_loads_unloads_and_cancels_never_change_an_answer(
 
 
 def test_both_engines_write_the_same_under_adapters(
-    tiny_model: Path, roots: Path, start_runtime: Callable[..., Runtime], generate: Generate
+    written: Callable[..., str],
+    tiny_model: Path,
+    roots: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
 ) -> None:
     options = AdapterOptions(roots=(roots,))
     texts = {
-        written(
-            generate, start_runtime(tiny_model, engine=engine, adapters=options), "alpha", "beta"
-        )
+        written(start_runtime(tiny_model, engine=engine, adapters=options), "alpha", "beta")
         for engine in ("torch", "mlx")
     }
     assert len(texts) == 1
-
-
-def measured_bytes(runtime: Runtime, name: str) -> int:
-    """What one adapter takes in memory."""
-    runtime.load_adapter(name, pinned=False).result(10)
-    return runtime.status().adapters_bytes
 
 
 def hold_the_loader(runtime: Runtime, gate: threading.Event) -> None:
@@ -462,3 +305,7 @@ def hold_the_loader(runtime: Runtime, gate: threading.Event) -> None:
     shop = runtime._shop
     assert shop is not None
     shop.adapters._loader.submit(gate.wait, 20)
+
+
+def text_of(done: Done) -> str:
+    return done.result.choices[0].text
