@@ -163,5 +163,5 @@ def _opens(line: Line, inside: BlockKind | None = None) -> bool:
     """Whether a line begins something of its own, so that a paragraph before it ends."""
     if inside == "quote" and QUOTE.match(line.text):
         return False
-    patterns = (FENCE, HEADING, RULE, UNDERLINE, QUOTE, ITEM, TABLE_ROW, NOTE)
+    patterns = (FENCE, HEADING, RULE, UNDERLINE, QUOTE, ITEM, TABLE_ROW, NOTE, REFERENCE)
     return any(pattern.match(line.text) for pattern in patterns)

@@ -14,6 +14,8 @@ from indexer.types import Block
 
 MIN_WRAP_COLUMNS = 40
 MAX_WRAP_COLUMNS = 110
+LONG_LINE_COLUMNS = 60
+RAGGED_COLUMNS = 8
 WINDOW_LINES = 5
 NEW_PARAGRAPH_INDENT = 2
 
@@ -88,17 +90,23 @@ def _wraps(lines: list[Line]) -> list[bool]:
     nearby = [
         max(widths[max(0, at - WINDOW_LINES) : at + WINDOW_LINES + 2]) for at in range(len(pairs))
     ]
-    is_full = [_is_full(a, b, width) for (a, b), width in zip(pairs, nearby, strict=True)]
-    is_evident = [
-        full and not TERMINAL.search(a.text) and b.text[0].islower()
-        for full, (a, b) in zip(is_full, pairs, strict=True)
-    ]
+    is_evident = [_goes_on(a, b, width) for (a, b), width in zip(pairs, nearby, strict=True)]
     joined = []
     for at, (a, b) in enumerate(pairs):
         both_quoted = bool(QUOTED.match(a.text)) and bool(QUOTED.match(b.text))
-        supported = any(is_evident[max(0, at - WINDOW_LINES) : at + WINDOW_LINES + 1])
-        joined.append(both_quoted or (is_full[at] and supported and not _starts_anew(a, b)))
+        among_wraps = any(is_evident[max(0, at - WINDOW_LINES) : at + WINDOW_LINES + 1])
+        is_wrap = is_evident[at] or (among_wraps and _is_full(a, b, nearby[at]))
+        joined.append(both_quoted or (is_wrap and not _starts_anew(a, b)))
     return joined
+
+
+def _goes_on(a: Line, b: Line, width: int) -> bool:
+    """A sentence that has not ended, and a line that begins none: only a wrap looks so, or a verse, which is short."""
+    if TERMINAL.search(a.text) or DIALOGUE_OR_ITEM.match(b.text):
+        return False
+    if len(a.text) >= LONG_LINE_COLUMNS:
+        return b.text[0].islower() or b.text[0].isdigit()
+    return b.text[0].islower() and _is_full(a, b, width - RAGGED_COLUMNS)
 
 
 def _is_full(a: Line, b: Line, width: int) -> bool:
