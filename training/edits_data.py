@@ -50,7 +50,8 @@ def group_by_shared_text(documents: Sequence[Sequence[str]]) -> list[int]:
     owner: dict[str, int] = {}
     for index, versions in enumerate(documents):
         for shingle in set().union(*map(_shingles, versions)):
-            parent[root(index)] = root(owner.setdefault(shingle, index))
+            one, other = root(index), root(owner.setdefault(shingle, index))
+            parent[max(one, other)] = min(one, other)  # the first document names its group
     return [root(index) for index in range(len(documents))]
 
 

@@ -108,15 +108,16 @@ def without_selection(example: TaskExample) -> TaskExample:
 def loss_report(model: PeftModel, examples: Sequence[TaskExample]) -> dict[str, Any]:
     """`compare` by language and by kind; the adapter is switched off for the base.
 
-    The base has never seen a rephrase prompt, so for that task it is given the better of two chances: the same
+    The base has never seen a rephrase prompt, so for that task it is given two chances: the same
     prompt, or the target as ordinary text after the control codes (`base_as_text`).
     """
     report: dict[str, Any] = {}
     adapted_all = completion_scores(model, examples)
     with model.disable_adapter():
         base_all = completion_scores(model, examples)
-        as_text = completion_scores(model, [without_selection(example) for example in examples])
-    rephrase = all(example.task == "rephrase" for example in examples)
+        rephrase = all(example.task == "rephrase" for example in examples)
+        bare = [without_selection(example) for example in examples] if rephrase else []
+        as_text = completion_scores(model, bare)
     for language in sorted({example.language for example in examples}):
         groups = {"all": [i for i, each in enumerate(examples) if each.language == language]}
         for index in groups["all"]:

@@ -111,7 +111,7 @@ def attach_lora(base: nn.Module, settings: LoraSettings, parent: Path | None = N
     )
     model = get_peft_model(base, config)  # type: ignore[arg-type]
     if parent is not None:
-        _clone(model, settings, parent)
+        load_weights(model, settings, parent)
     if settings.freeze_a:
         for name, parameter in model.named_parameters():
             if ".lora_A." in name:
@@ -163,7 +163,8 @@ def parent_name(parent: Path) -> str:
     return parent.name
 
 
-def _clone(model: PeftModel, settings: LoraSettings, parent: Path) -> None:
+def load_weights(model: PeftModel, settings: LoraSettings, parent: Path) -> None:
+    """Overwrite the adapter's matrices with those of a folder, ours or PEFT's. Raises as `attach_lora`."""
     scale, tensors = _read_parent(parent)
     own = {f"{module}.lora_{side}": matrix for module, side, matrix in _matrices(model)}
     problems = [f"{name} is missing" for name in own.keys() - tensors.keys()]

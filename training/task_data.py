@@ -52,11 +52,11 @@ class Mixture:
     people's edits after that. max_chars: the longest selection, reached when copying has faded.
     """
 
-    n_train: int = 36_000
+    n_train: int = 45_000
     n_held_out: int = 400
     seed: int = 0
     n_completion: int = 128
-    copying: float = 0.25
+    copying: float = 0.2
     human_share: float = 0.2
     max_chars: int = 360
 

@@ -33,7 +33,7 @@ from training.adapter_export import Made, intruders_of, save_adapter
 from training.base_model import stop_signals
 from training.checkpoint import write_atomic
 from training.completion_trainer import CompletionTrainer
-from training.lora_model import LoraSettings, attach_lora, load_base
+from training.lora_model import LoraSettings, attach_lora, load_base, load_weights
 from training.progress import Metrics, Reporter, plot_loss, reporting
 from training.task_examples import TASKS, TaskExample, read_examples
 
@@ -188,6 +188,10 @@ def train(run: TaskRun, lora: LoraSettings) -> CompletionTrainer:
     checkpoints = run.out / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     done = int(last.rpartition("-")[2]) if last else 0
+    if last and done >= run.steps:  # the trainer would take one more step
+        load_weights(trainer.model, lora, Path(last))
+        trainer.state = TrainerState.load_from_json(str(Path(last) / "trainer_state.json"))
+        return trainer
     with stop_signals() as received, reporting(run.out, run.steps, done) as report:
         trainer.add_callback(_Watch(run, report, received))
         trainer.train(resume_from_checkpoint=last)

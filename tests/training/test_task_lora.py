@@ -150,6 +150,10 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_does(run: TaskRun, tmp_pa
     assert resumed.state.global_step == 4
     got = adapter_tensors(resumed.model)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+    finished = train(halted, _LORA)
+    assert finished.state.global_step == 4
+    again = adapter_tensors(finished.model)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
 
 
 def test_frozen_a_stays_bit_equal_while_b_learns(run: TaskRun, tmp_path: Path) -> None:

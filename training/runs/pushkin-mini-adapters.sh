@@ -50,5 +50,5 @@ adapter() {
     "$base/adapters/$1/"
 }
 
-adapter rephrase 36000 "${REPHRASE_STEPS:-800}" 48 3e-3 32
-adapter continue 24000 "${CONTINUE_STEPS:-250}" 32 1.5e-3 16
+adapter rephrase 45000 "${REPHRASE_STEPS:-1400}" 48 3e-3 32
+adapter continue 24000 "${CONTINUE_STEPS:-400}" 32 1.5e-3 16
