@@ -22,6 +22,7 @@ MIN_CHARS = 40
 MIN_WORDS = 8
 MAX_WORDS = 220
 MAX_CHARS = 4_000
+MAX_SENTENCE_CHARS = 2_000
 MIN_WORDS_ALONE = 3
 CUT_RADIUS_WORDS = 60
 CUT_MARGIN_WORDS = 30
@@ -165,13 +166,13 @@ def _divided(unit: _Unit) -> list[_Unit]:
 
 def _bounded(sentence: str) -> list[str]:
     """A sentence beyond all measure (a list without full stops, bytes in disguise) in pieces between words."""
-    if len(sentence) <= MAX_CHARS:
+    if len(sentence) <= MAX_SENTENCE_CHARS:
         return [sentence]
     pieces = []
     start = 0
-    while len(sentence) - start > MAX_CHARS:
-        end = sentence.rfind(" ", start + 1, start + MAX_CHARS)
-        end = end if end > start else start + MAX_CHARS
+    while len(sentence) - start > MAX_SENTENCE_CHARS:
+        end = sentence.rfind(" ", start + 1, start + MAX_SENTENCE_CHARS)
+        end = end if end > start else start + MAX_SENTENCE_CHARS
         pieces.append(sentence[start:end].strip())
         start = end
     return [piece for piece in (*pieces, sentence[start:].strip()) if piece]
