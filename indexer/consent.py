@@ -97,6 +97,15 @@ class Consent:
                         (document_id, decision, self._clock()),
                     )
 
+    def add_folder(self, name: str, *, consented: bool) -> None:
+        """Note that a folder is watched. consented: each file in it needs no asking."""
+        with self._db.transaction() as connection:
+            connection.execute(
+                "INSERT INTO folders (name, consented, added_at) VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET consented = max(consented, excluded.consented)",
+                (name, consented, self._clock()),
+            )
+
     def check(self, asking: Asking) -> ConsentBasis:
         """Return what allows a document to be indexed. Raises ConsentRequired with what to do."""
         with self._db.lock:

@@ -14,11 +14,14 @@ IndexerError
 ├── IndexFault                the database could not be read or written (a full disk, …)
 │   ├── IndexDamaged          it cannot be opened or repaired
 │   └── IndexLocked           another process has the index open
+├── EmbeddingFailed           the encoder failed, or gave something that is no vector
 ├── IndexQueueFull            more documents wait than may
 └── IndexClosed               the index is shutting down or was never started
 """
 
 from __future__ import annotations
+
+import re
 
 
 class IndexerError(Exception):
@@ -81,9 +84,20 @@ class IndexLocked(IndexFault):
     """Another process has the index open."""
 
 
+class EmbeddingFailed(IndexerError):
+    """The encoder failed, or gave something that is no vector."""
+
+
 class IndexQueueFull(IndexerError):
     """More documents wait to be indexed than may."""
 
 
 class IndexClosed(IndexerError):
     """The index is shutting down or was never started."""
+
+
+def code_of(error: BaseException) -> str:
+    """The code of an error as the API writes it: DocumentEmpty is `document_empty`."""
+    if not isinstance(error, IndexerError):
+        return "internal_error"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()

@@ -122,8 +122,8 @@ class Receipt:
     """What was deleted. verified: the rows, vectors and search results are gone, the log is empty."""
 
     document_id: str | None
-    paragraphs_removed: int
-    documents_removed: int
+    paragraphs_removed: int = 0
+    documents_removed: int = 0
     verified: bool
     deleted_at: float
     n_bytes_erased: int = 0
@@ -131,7 +131,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A piece of work of the indexer. error_code: as in `api/errors.py`, set when it failed."""
+    """A piece of work of the indexer.
+
+    n_paragraphs: of the document, n_embedded grows up to what needs a vector. n_documents, n_failed: of a
+    job over several files. error_code: as in `api/errors.py`, set when it failed.
+    """
 
     id: str
     kind: JobKind
@@ -141,6 +145,51 @@ class Job:
     n_embedded: int = 0
     n_kept: int = 0
     n_removed: int = 0
+    n_documents: int = 0
+    n_failed: int = 0
     error_code: str | None = None
     queued_at: float = 0.0
     finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEvent:
+    """What somebody who watches the index is told; never a text, a title or a file name.
+
+    job: it changed. repair: `code` says what a start had to repair. folder: one cannot be read.
+    space: `n` documents are needed again, because their text is not stored and the model has changed.
+    deleted: `n` paragraphs are gone. consent: a decision changed. failed: `code` says why the index is unusable.
+    """
+
+    kind: Literal["job", "repair", "folder", "space", "deleted", "consent", "failed"]
+    job: Job | None = None
+    code: str | None = None
+    document_id: str | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushedText:
+    """Text as an editor has it. ai_ranges: (offset, length) in UTF-16 code units of what a machine wrote."""
+
+    text: str
+    markdown: bool = False
+    ai_ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushedFile:
+    """A file as it was uploaded; of its name only the suffix is looked at."""
+
+    content: bytes
+    suffix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A document to be indexed as it is now. consent_given: this request carries the user's consent."""
+
+    document_id: str
+    content: PushedText | PushedFile
+    revision: int | None = None
+    consent_given: bool = False

@@ -102,6 +102,8 @@ CREATE TABLE jobs (
   n_embedded   INTEGER NOT NULL DEFAULT 0,
   n_kept       INTEGER NOT NULL DEFAULT 0,
   n_removed    INTEGER NOT NULL DEFAULT 0,
+  n_documents  INTEGER NOT NULL DEFAULT 0,
+  n_failed     INTEGER NOT NULL DEFAULT 0,
   error_code   TEXT,
   queued_at    REAL NOT NULL,
   finished_at  REAL

@@ -130,6 +130,15 @@ class Store:
             is_erased=erased,
         )
 
+    def has(self, document_id: str) -> bool:
+        """Whether a document is indexed."""
+        return bool(self.db.rows("SELECT 1 FROM documents WHERE id = ?", (document_id,)))
+
+    def revision(self, document_id: str) -> int | None:
+        """The revision of a document, None if it is not indexed or has none."""
+        found = self.db.rows("SELECT revision FROM documents WHERE id = ?", (document_id,))
+        return found[0][0] if found else None
+
     def set_revision(self, document_id: str, revision: int | None) -> None:
         """Note a newer revision with the same content."""
         with self.db.transaction() as connection:
@@ -260,6 +269,13 @@ class Store:
             self._generation = self._read_generation()
         spaces.drop_retired(self.db)
         return True
+
+    def touch(self) -> None:
+        """Say that served vectors changed in a way that is not told row by row."""
+        with self.db.lock:
+            with self.db.transaction() as connection:
+                self._bump(connection)
+            self._generation = self._read_generation()
 
     def totals(self) -> Totals:
         """Counts for `GET /v1/status` and `GET /v1/persona`."""

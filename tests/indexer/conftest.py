@@ -5,18 +5,37 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from indexer import spaces
-from indexer.records import Committed, DocumentUpdate, Source
+from indexer.consent import GlobalConsent
+from indexer.errors import DocumentEmpty, DocumentEncrypted
+from indexer.folders import FolderOptions
+from indexer.indexing import IndexingOptions
+from indexer.pipeline import PipelineOptions, Stages
+from indexer.records import (
+    Committed,
+    DocumentUpdate,
+    IndexEvent,
+    Job,
+    Push,
+    PushedFile,
+    PushedText,
+    Source,
+)
+from indexer.service import ConsentChange, DocumentIndex, IndexOptions
 from indexer.store import Store
-from indexer.types import EmbeddingSpace, Paragraph
+from indexer.types import Block, EmbeddingSpace, ExtractedText, Paragraph
+from indexer.watch import WatchOptions
 
+PATIENCE_S = 20.0
 SPACE = EmbeddingSpace(id="tests", n_dimensions=16)
 
 
@@ -125,3 +144,113 @@ def files_hold(folder: Path, needle: bytes) -> list[str]:
 @pytest.fixture(name="put")
 def put_fixture() -> Put:
     return put
+
+
+class Watching:
+    """An open index with everything it tells; `finished` waits for a job's end."""
+
+    def __init__(self, index: DocumentIndex, embedder: HashEmbedder) -> None:
+        self.index = index
+        self.embedder = embedder
+        self.events: list[IndexEvent] = []
+        self._changed = threading.Condition()
+
+    def hear(self, event: IndexEvent) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def wait_for(self, is_so: Callable[[IndexEvent], object]) -> IndexEvent:
+        with self._changed:
+            assert self._changed.wait_for(lambda: any(map(is_so, self.events)), PATIENCE_S), [
+                (event.kind, event.code, event.job) for event in self.events
+            ]
+            return next(event for event in self.events if is_so(event))
+
+    def finished(self, job: Job) -> Job:
+        found = self.wait_for(lambda e: e.job and e.job.id == job.id and e.job.finished_at).job
+        assert found is not None
+        return found
+
+    def push(self, document_id: str, text: str, **options: Any) -> Job:
+        """Push a text and wait for the end of its job."""
+        content = PushedText(text=text, ai_ranges=options.pop("ai_ranges", ()))
+        pushed = self.index.push(Push(document_id=document_id, content=content, **options))
+        return self.finished(pushed.result(PATIENCE_S))
+
+    def looked_through(self, n_times: int = 1) -> list[Job]:
+        """Wait until folders have been looked through so many times; returns those jobs."""
+        ends = lambda: [  # noqa: E731
+            e.job for e in self.events if e.job and e.job.kind == "reconcile" and e.job.finished_at
+        ]
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(ends()) >= n_times, PATIENCE_S), self.events
+        return ends()
+
+
+def lines_as_paragraphs(embedder: HashEmbedder) -> Stages:
+    """Every line is a paragraph; what looks like `[error …]` cannot be read."""
+
+    def read_text(pushed: PushedText) -> ExtractedText:
+        lines = [line for line in pushed.text.splitlines() if line.strip()]
+        if not lines:
+            raise DocumentEmpty("There is no text in the document.")
+        return ExtractedText(blocks=tuple(map(Block, lines)), media_type="text/plain")
+
+    def read_file(pushed: PushedFile) -> ExtractedText:
+        if pushed.content.startswith(b"[encrypted]"):
+            raise DocumentEncrypted("The document needs a password.")
+        return read_text(PushedText(text=pushed.content.decode()))
+
+    return Stages(
+        read_text=read_text,
+        read_file=read_file,
+        segment=lambda blocks: paragraphs_of([block.text for block in blocks]),
+        make_embedder=lambda: embedder,
+    )
+
+
+@pytest.fixture
+def open_index(folder: Path) -> Iterator[Callable[..., Watching]]:
+    """`open_index(consent="on", folders={...}, keep_text=..., is_busy=..., embedder=..., stages=...)`."""
+    opened: list[Watching] = []
+
+    def open_one(
+        consent: GlobalConsent | None = "on",
+        *,
+        folders: dict[str, Path] | None = None,
+        keep_text: bool = False,
+        is_busy: Callable[[], bool] = lambda: False,
+        embedder: HashEmbedder | None = None,
+        stages: Stages | None = None,
+        **indexing: Any,
+    ) -> Watching:
+        embedder = embedder or HashEmbedder()
+        options = IndexOptions(
+            path=folder,
+            folders=FolderOptions(
+                allowed=folders or {},
+                watch=WatchOptions(quiet_ms=50, longest_ms=500, retry_s=0.2),
+                absent_grace_s=0.2,
+            ),
+            pipeline=PipelineOptions(keep_text=keep_text, batch_size=4),
+            indexing=IndexingOptions(busy_poll_s=0.005, **indexing),
+            space_check_s=0.0,
+        )
+        watching: Watching
+        index = DocumentIndex(
+            options,
+            stages or lines_as_paragraphs(embedder),
+            is_busy=is_busy,
+            sink=lambda event: watching.hear(event),
+        )
+        watching = Watching(index, embedder)
+        opened.append(watching)
+        index.start().result(PATIENCE_S)
+        if consent is not None:
+            index.set_consent(ConsentChange(global_consent=consent)).result(PATIENCE_S)
+        return watching
+
+    yield open_one
+    for watching in opened:
+        watching.index.close()
