@@ -25,10 +25,11 @@ from adapters.format import JSON_NAME, parse_manifest
 from pushkin_runtime.tokenizer import TextTokenizer
 from training.checkpoint import write_atomic
 from training.lora_model import attach_adapter, load_base
-from training.task_examples import TaskExample, read_examples
+from training.task_examples import IGNORED, TaskExample, read_examples
 
 BOOTSTRAPS = 10_000
 N_SAMPLES = 6
+_N_SAMPLED = 48  # tokens
 _PAD = 0
 _N_CODES = 3  # <bos>, language, genre
 _BATCH = 16
@@ -56,17 +57,19 @@ def completion_scores(model: Any, examples: Sequence[TaskExample]) -> Scores:
         own = order[start : start + _BATCH]
         length = max(examples[index].n_tokens for index in own)
         ids = torch.full((len(own), length), _PAD)
-        labels = torch.full((len(own), length), -100)
+        labels = torch.full((len(own), length), IGNORED)
         for row, index in enumerate(own):
             example = examples[index]
             n_prompt = len(example.prompt)
             ids[row, : example.n_tokens] = torch.tensor([*example.prompt, *example.completion])
             labels[row, n_prompt : example.n_tokens] = torch.tensor(example.completion)
+        wanted = labels[:, 1:]
+        columns = (wanted != IGNORED).any(0).nonzero()[:, 0]  # the head is the dearest part
         # Padding stands on the right of causal attention: it needs no mask.
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits.float()
         losses = functional.cross_entropy(
-            logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
-        )
+            logits.flatten(0, 1), wanted[:, columns].flatten(), reduction="none"
+        ).reshape(len(own), -1)
         nats[own] = losses.sum(1).double().numpy()
     return Scores(nats, np.array([len(example.completion) for example in examples]))
 
@@ -139,17 +142,23 @@ def _against(base: Scores, adapted: Scores, indices: list[int]) -> dict[str, Any
     return {key: own[key] for key in ("base", "difference", "ci95")}
 
 
-@torch.inference_mode()
 def greedy(model: Any, tokenizer: TextTokenizer, example: TaskExample) -> str:
     """What the model answers to the prompt: greedy, to <eos> or half as much again as the target."""
-    ends = sorted(tokenizer.end_ids())
+    n_tokens = 16 + len(example.completion) * 3 // 2
+    return _answer(model, tokenizer, example, n_tokens, {"do_sample": False})
+
+
+@torch.inference_mode()
+def _answer(
+    model: Any, tokenizer: TextTokenizer, example: TaskExample, n_tokens: int, how: dict[str, Any]
+) -> str:
     output = model.generate(
         input_ids=torch.tensor([example.prompt]),
         attention_mask=torch.ones(1, len(example.prompt), dtype=torch.long),
-        max_new_tokens=16 + len(example.completion) * 3 // 2,
-        do_sample=False,
-        eos_token_id=ends,
+        max_new_tokens=n_tokens,
+        eos_token_id=sorted(tokenizer.end_ids()),
         pad_token_id=_PAD,
+        **how,
     )
     return tokenizer.decode(output[0, len(example.prompt) :].tolist())
 
@@ -189,13 +198,16 @@ def _share(answers: Sequence[str], wanted: Sequence[str]) -> float:
 def continuation_samples(
     model: PeftModel, tokenizer: TextTokenizer, examples: Sequence[TaskExample]
 ) -> dict[str, Any]:
-    """Greedy continuations at the first held-out carets of each language."""
+    """Continuations at the first held-out carets of each language: min-p 0.1, temperature 1, seeds 0 on."""
+    how = {"do_sample": True, "min_p": 0.1, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
     report: dict[str, Any] = {}
     for language in sorted({example.language for example in examples}):
         own = [example for example in examples if example.language == language][:N_SAMPLES]
-        report[language] = [
-            {"before": each.source[-120:], "answer": greedy(model, tokenizer, each)} for each in own
-        ]
+        report[language] = []
+        for seed, each in enumerate(own):
+            torch.manual_seed(seed)
+            answer = _answer(model, tokenizer, each, _N_SAMPLED, how)
+            report[language].append({"before": each.source[-120:], "answer": answer})
     return report
 
 
