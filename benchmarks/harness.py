@@ -205,17 +205,24 @@ def describe_environment(status: dict[str, Any]) -> dict[str, Any]:
     """Where the figures come from. status: the answer of `GET /v1/status`."""
     model = status["model"]
     return {
+        **describe_machine(),
+        "engine": status["engine"]["name"],
+        "model": model["id"],
+        "model_digest": model["digest"],
+        "model_bytes": model["n_bytes"],
+        "n_parameters": model["n_parameters"],
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where figures come from that no daemon was needed for."""
+    return {
         "cpu": _cpu_name(),
         "n_cpus": psutil.cpu_count(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "load_average": [round(x, 2) for x in psutil.getloadavg()],
         "commit": _commit(),
-        "engine": status["engine"]["name"],
-        "model": model["id"],
-        "model_digest": model["digest"],
-        "model_bytes": model["n_bytes"],
-        "n_parameters": model["n_parameters"],
     }
 
 

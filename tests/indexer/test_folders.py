@@ -76,9 +76,7 @@ def test_only_what_changed_is_read_again(watching, texts):
     job = look(watching)
 
     assert job.n_documents <= 1  # the watcher may have been first
-    assert [batch for batch in watching.embedder.batches[n_batches:]] == [
-        ["The first file, edited."]
-    ]
+    assert watching.embedder.batches[n_batches:] == [["The first file, edited."]]
 
 
 def test_changes_are_noticed_without_asking(watching, texts):
