@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.composition import Composition
+from adapters.composition import SITES, Composition
 from adapters.format import BaseModel
 from pushkin_runtime.errors import EngineFailed
 
@@ -64,10 +64,11 @@ def source_patterns(
 
 def _problems(composition: Composition, base: BaseModel, dtype: str) -> Iterator[str]:
     n_modules = 0
-    for site in composition.sites.values():
+    for (layer, name), site in composition.sites.items():
         n_modules += len(site.parts)
+        members = {f"layers.{layer}.{member}" for member in SITES.get(name, ())}
         for part in site.parts:
-            if part.module not in base.modules:
+            if part.module not in members & base.modules.keys():
                 yield f"{part.module} is not in this model"
                 continue
             n_out, n_in = base.modules[part.module]

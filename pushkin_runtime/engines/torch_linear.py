@@ -6,8 +6,7 @@ does not fit (8 bits, odd sizes) a matrix is expanded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +16,6 @@ from safetensors import safe_open
 
 from pushkin_runtime.model_store import ModelSpec
 
-LONG_DOT = 128  # terms from which PyTorch's own dot products beat oneDNN's on a single bfloat16 row
 ROWS_AT_ONCE = 2048  # of a matrix being packed: bounds what loading needs beside the weights
 _KERNEL_GROUPS = (32, 64, 128, 256)
 _KERNEL_ROWS = 16  # out_features must be a multiple
@@ -146,36 +144,6 @@ def int4_linear(stored: StoredMatrix) -> Int4Linear:
     zeros = stored.biases.float() + 8 * stored.scales.float()
     both = torch.stack((stored.scales.to(torch.bfloat16), zeros.to(torch.bfloat16)), dim=-1)
     return Int4Linear(packed, both.transpose(0, 1).contiguous(), stored.group_size)
-
-
-def product(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Return x (n, in) times matrix (in, out), which is stored the other way about."""
-    with _own_dot_products(x):
-        return torch.mm(x, matrix)
-
-
-def add_product(y: torch.Tensor, x: torch.Tensor, matrix: torch.Tensor) -> None:
-    """Add x (n, in) times matrix (in, out), stored the other way about, to y in place."""
-    with _own_dot_products(x):
-        y.addmm_(x, matrix)
-
-
-@contextmanager
-def _own_dot_products(x: torch.Tensor) -> Iterator[None]:
-    """Keep oneDNN from the product where it is slow: a single bfloat16 row with many terms.
-
-    Measured at the 4B shape with cold matrices (AVX-512, one thread): 37 against 88 µs for 2560 → 128, 280
-    against 420 for 128 → 10240, but 270 against 115 for 64 → 10240.
-    """
-    if x.shape[0] > 1 or x.shape[1] < LONG_DOT or x.dtype != torch.bfloat16:
-        yield
-        return
-    was_enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = was_enabled
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,16 @@ def test_a_matrix_without_a_place_is_an_error_that_names_all(engine: Engine) -> 
     assert "layers.0" not in str(caught.value)
     with pytest.raises(EngineFailed, match="expected float32"):
         engine.load_lora(compose([good], np.dtype(np.float64)))
+
+
+def test_a_matrix_at_a_site_it_does_not_belong_to_is_an_error(engine: Engine) -> None:
+    right = composed(engine, adapter(engine, 1, rank=4, scale=1.0, targets=("o_proj",)))
+    site = right.sites[(2, "self_attn.o")]
+
+    with pytest.raises(EngineFailed, match=r"layers.2.self_attn.o_proj is not"):
+        engine.load_lora(replace(right, sites={(3, "self_attn.o"): site}, n_modules=1))
+    with pytest.raises(EngineFailed, match="1 matrices were given, expected 6"):
+        engine.load_lora(replace(right, sites={(2, "self_attn.o"): site}))
 
 
 def test_embedding_rows_are_read_under_the_adapters(
