@@ -131,7 +131,7 @@ def _listed(written: Sequence[Written]) -> dict[str, Any]:
     }
 
 
-def documents(rig: Rig, n_tokens: int, n: int, *, salt: str = "") -> list[Prompt]:
+def documents(rig: Rig, n_tokens: int, n: int) -> list[Prompt]:
     """`n` documents of about `n_tokens` tokens that differ from their first words on."""
     tokenizer = Tokenizer.from_file(str(rig.model / "tokenizer.json"))
     bos = tokenizer.encode("").ids  # what the tokenizer itself puts first
@@ -139,7 +139,7 @@ def documents(rig: Rig, n_tokens: int, n: int, *, salt: str = "") -> list[Prompt
     words = (text + " ") * (1 + n_tokens * 8 // len(text))
     prompts = []
     for number in range(n):
-        ids = tokenizer.encode(f"{salt}{number}. {words}", add_special_tokens=False).ids
+        ids = tokenizer.encode(f"{number}. {words}", add_special_tokens=False).ids
         kept = ids[: n_tokens - len(bos)]
         prompts.append(Prompt((*bos, *kept), tokenizer.decode(kept)))
     return prompts
@@ -223,7 +223,7 @@ def measure_llama(rig: Rig, binary: Path, n_threads: int, plan: Plan) -> list[Se
     with running_llama_server(rig, options(1)) as peer:
         found = measure_switch(peer, prompts, only_a, only_b)
         sections.append(("llama-server.one_slot", found))
-    with running_llama_server(rig, options(3)) as peer:
+    with running_llama_server(rig, options(4)) as peer:  # bare, A, B, A and B
         found = measure_switch(peer, prompts, only_a, only_b)
         sections.append(("llama-server.slot_per_adapter", found))
         decoded = measure_decode(

@@ -122,7 +122,7 @@ class LlamaServer:
             "temperature": 0.0,
             "samplers": ["temperature"],  # greedy, without sorting the vocabulary
             "ignore_eos": True,
-            "id_slot": self._slots.setdefault(adapters, len(self._slots) % self._options.n_slots),
+            "id_slot": self._slot(adapters),
             # All by name: an empty list would mean the scales given at start, which are 1.
             "lora": [
                 {"id": index, "scale": scales.get(name, 0.0)}
@@ -132,6 +132,15 @@ class LlamaServer:
         began_ms = cpu_ms(self.pid)
         answer = read_llama(post_stream(self._port, "/completion", body))
         return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
+
+    def _slot(self, adapters: AdapterSet) -> int:
+        """A slot to each adapter set; two sets in one slot would clear each other's cache unseen."""
+        if self._options.n_slots == 1:
+            return 0
+        slot = self._slots.setdefault(adapters, len(self._slots))
+        if slot >= self._options.n_slots:
+            raise PeerFailed(f"{self._options.n_slots} slots, but one more adapter set: {adapters}")
+        return slot
 
 
 def cpu_ms(pid: int) -> float:

@@ -130,6 +130,8 @@ def test_llama_server_is_told_the_scale_of_every_adapter(serve: Callable[[Answer
     assert bodies[0]["prompt"] == list(PROMPT.tokens)
     with pytest.raises(PeerFailed, match="not loaded at start: other"):
         peer.write(PROMPT, (("other", 1.0),))
+    with pytest.raises(PeerFailed, match="2 slots, but one more adapter set"):
+        peer.write(PROMPT, A)
 
 
 def test_mlx_lms_stream_is_read_and_it_is_told_model_and_adapter_by_path(
@@ -246,7 +248,7 @@ def test_a_real_llama_server_runs_the_rig_with_its_adapters(rig: Rig) -> None:
             "no llama-server on PATH or in LLAMA_SERVER: benchmarks/peers_servers.py builds one"
         )
     options = LlamaOptions(
-        binary=Path(found), n_threads=1, adapters=("r4-a", "r4-b"), n_slots=3, n_ctx=256
+        binary=Path(found), n_threads=1, adapters=("r4-a", "r4-b"), n_slots=4, n_ctx=256
     )
 
     with running_llama_server(rig, options) as peer:
