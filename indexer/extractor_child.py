@@ -18,7 +18,13 @@ from indexer.extraction_wire import Answer, read_request, write_answer
 from indexer.formats.readers import read_document
 from indexer.formats.samples import sample_documents
 from indexer.limits import ExtractionLimits
-from indexer.sandbox import MemoryWatch, allow_processor_time, limit_resources, lock_down
+from indexer.sandbox import (
+    OUT_OF_MEMORY_STATUS,
+    MemoryWatch,
+    allow_processor_time,
+    limit_resources,
+    lock_down,
+)
 
 READY = b"\x06"
 CODECS = (
@@ -59,13 +65,19 @@ def _serve(
     requests: BinaryIO, answers: BinaryIO, limits: ExtractionLimits, watch: MemoryWatch
 ) -> int:
     while True:
-        request = read_request(requests, limits.n_bytes)
+        try:
+            request = read_request(requests, limits.n_bytes)
+        except MemoryError:
+            return OUT_OF_MEMORY_STATUS
         if request is None:
             return 0
         allow_processor_time(limits)
         watch.start()
-        answer = _answer(*request, limits)
-        write_answer(answers, answer, limits.text_bytes)
+        try:
+            answer = _answer(*request, limits)
+            write_answer(answers, answer, limits.text_bytes)
+        except MemoryError:
+            return OUT_OF_MEMORY_STATUS
         watch.stop()
         if answer.is_last:
             return 1

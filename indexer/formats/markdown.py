@@ -23,7 +23,6 @@ QUOTE = re.compile(r"(?:>\s?)+")
 HTML_ONLY = re.compile(r"(?:<[^<>]*>\s*)+$")
 
 INLINE: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"<!--.*?-->", re.DOTALL), ""),
     (re.compile(r"!\[[^\[\]]*\](?:\([^()]*\)|\[[^\[\]]*\])"), ""),
     (re.compile(r"\[\^[^\[\]\s]+\]"), ""),
     (re.compile(r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"), r"\1"),
@@ -68,9 +67,19 @@ def markdown_blocks(text: str, ai_spans: Sequence[Span] = ()) -> tuple[Block, ..
 
 def prose(raw: str) -> str:
     """The text of a passage without the marks inside it, lines joined."""
+    raw = _without_comments(raw)
     for pattern, replacement in INLINE:
         raw = pattern.sub(replacement, raw)
     return html.unescape(raw).strip()
+
+
+def _without_comments(raw: str) -> str:
+    """`<!-- -->` out; by search, since a pattern takes quadratic time over openings that never close."""
+    pieces, at = [], 0
+    while (start := raw.find("<!--", at)) >= 0 and (end := raw.find("-->", start + 4)) >= 0:
+        pieces.append(raw[at:start])
+        at = end + 3
+    return "".join((*pieces, raw[at:]))
 
 
 class _Lines:
