@@ -5,9 +5,11 @@ Two threads work behind it: one answers questions and changes decisions, the ind
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -20,12 +22,12 @@ from indexer.folders import FolderOptions, WatchedFolders
 from indexer.indexing import EventSink, Indexer, IndexingOptions, Progress
 from indexer.job_log import last_job
 from indexer.pipeline import Pipeline, PipelineOptions, Stages
-from indexer.records import DocumentRecord, IndexEvent, Job, Push, Receipt
+from indexer.records import DocumentRecord, IndexEvent, Job, Push, Receipt, VectorRows
 from indexer.reembed import reembed
 from indexer.repairs import repair
 from indexer.store import Store, Totals, not_found
-from indexer.types import Embedder
-from indexer.vector_index import VectorIndex
+from indexer.types import Embedder, EmbeddingSpace
+from indexer.vector_index import VectorIndex, no_rows
 
 log = logging.getLogger("pushkin.indexer")
 
@@ -76,6 +78,7 @@ class DocumentIndex:
         self._is_busy, self._sink = is_busy, sink
         self._calls = ThreadPoolExecutor(max_workers=1, thread_name_prefix="index")
         self._opened: _Opened | None = None
+        self._vectors = VectorIndex(_LateSource(self), is_allowed=self._is_allowed)
         self._is_closed = False
 
     def start(self) -> Future[None]:
@@ -96,10 +99,9 @@ class DocumentIndex:
         return self._opened.store.generation if self._opened else -1
 
     @property
-    def vectors(self) -> VectorIndex | None:
-        """The search over paragraphs; None until the index is open, and while consent is off."""
-        opened = self._opened
-        return opened.vectors if opened is not None and opened.is_allowed else None
+    def vectors(self) -> VectorIndex:
+        """The search over paragraphs; there are none until the index is open, and while consent is off."""
+        return self._vectors
 
     def push(self, push: Push) -> Future[Job]:
         """Let a document wait to be indexed. Raises ConsentRequired at once where that is clear already."""
@@ -222,15 +224,14 @@ class DocumentIndex:
             self._sink(IndexEvent(kind="repair", code=code))
         for job in interrupted:
             self._sink(IndexEvent(kind="job", job=job, document_id=job.document_id))
-        vectors = VectorIndex(store)
-        store.on_change = vectors.apply
+        store.on_change = self._vectors.apply
         consent = Consent(store.db)
         pipeline = Pipeline(store, consent, self._stages, self._options.pipeline)
         indexer = Indexer(
             pipeline, is_busy=self._is_busy, sink=self._sink, options=self._options.indexing
         )
         folders = WatchedFolders(self._options.folders, indexer, pipeline, self._sink)
-        opened = _Opened(store, vectors, consent, pipeline, indexer, folders)
+        opened = _Opened(store, consent, pipeline, indexer, folders)
         opened.is_allowed = consent.global_consent() != "off"
         indexer.start()
         self._opened = opened
@@ -255,7 +256,7 @@ class DocumentIndex:
             opened.store.tombstone(document_id)
             now = opened.store.clock()
             receipt, ids = Receipt(document_id=document_id, verified=True, deleted_at=now), []
-        verified = receipt.verified and not opened.vectors.holds_any(ids)
+        verified = receipt.verified and not self._vectors.holds_any(ids)
         receipt = replace(receipt, verified=verified)
         self._sink(
             IndexEvent(kind="deleted", document_id=document_id, n=receipt.paragraphs_removed)
@@ -304,21 +305,43 @@ class DocumentIndex:
             yield from self._fill_space(opened, progress)
         if force:
             opened.store.switch_space(force=True)
-        progress.count(n_paragraphs=opened.vectors.rebuild())
+        progress.count(n_paragraphs=self._vectors.rebuild())
 
     def _forget_everything(self, opened: _Opened) -> Receipt:
         opened.indexer.cancel()
         opened.folders.close()
         opened.is_allowed = False
         receipt = opened.store.erase()
-        receipt = replace(receipt, verified=receipt.verified and len(opened.vectors) == 0)
+        receipt = replace(receipt, verified=receipt.verified and self._vectors.is_empty)
         self._sink(IndexEvent(kind="deleted", n=receipt.paragraphs_removed))
         self._sink(IndexEvent(kind="consent"))
         return receipt
 
+    def _is_allowed(self) -> bool:
+        return self._opened is not None and self._opened.is_allowed
+
     @staticmethod
     def _is_empty(store: Store) -> bool:
         return bool(store.db.rows("SELECT NOT EXISTS (SELECT 1 FROM paragraphs)")[0][0])
+
+
+class _LateSource:
+    """The store of an index that may not be open yet, or not any more: then there is nothing."""
+
+    def __init__(self, index: DocumentIndex) -> None:
+        self._index = index
+
+    @property
+    def generation(self) -> int:
+        return max(0, self._index.generation)
+
+    def load_vectors(self) -> tuple[int, EmbeddingSpace | None, VectorRows]:
+        opened = self._index._opened
+        return opened.store.load_vectors() if opened is not None else (0, None, no_rows(None))
+
+    def frozen(self) -> AbstractContextManager[object]:
+        opened = self._index._opened
+        return opened.store.frozen() if opened is not None else contextlib.nullcontext()
 
 
 @dataclass(slots=True, eq=False)
@@ -326,7 +349,6 @@ class _Opened:
     """What exists while the index is open. is_allowed: the global consent is not off."""
 
     store: Store
-    vectors: VectorIndex
     consent: Consent
     pipeline: Pipeline
     indexer: Indexer

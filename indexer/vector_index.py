@@ -7,7 +7,7 @@ Without FAISS, NumPy gives the same results, several times slower at 100,000 par
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,11 +44,15 @@ class SearchFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Hits:
-    """The nearest paragraphs, best first. similarities: inner products, cosines for unit vectors."""
+    """The nearest paragraphs, best first. similarities: inner products, cosines for unit vectors.
+
+    vectors: (n, n_dimensions), where they were asked for: later a paragraph may have been deleted.
+    """
 
     ids: NDArray[np.int64]
     documents: tuple[str, ...]
     similarities: NDArray[np.float32]
+    vectors: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,11 +151,21 @@ def new_flat(n_dimensions: int) -> Flat:
 
 
 class VectorIndex:
-    """A view of a store. Any thread; a search waits at most for one change or one rebuild."""
+    """A view of a store. Any thread; a search waits at most for one change or one rebuild.
 
-    def __init__(self, source: VectorSource, *, make_flat: Any = new_flat) -> None:
+    is_allowed: while it says False nothing can be found, as if nothing had been indexed.
+    """
+
+    def __init__(
+        self,
+        source: VectorSource,
+        *,
+        make_flat: Callable[[int], Flat] = new_flat,
+        is_allowed: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._source = source
         self._make_flat = make_flat
+        self._is_allowed = is_allowed
         self._lock = threading.Lock()
         self._generation = -1
         self._space: EmbeddingSpace | None = None
@@ -165,16 +179,29 @@ class VectorIndex:
     def space(self) -> EmbeddingSpace | None:
         """The space of the vectors, None while nothing has been indexed."""
         with self._fresh():
-            return self._space
+            return self._space if self._is_allowed() else None
 
     def __len__(self) -> int:
         with self._fresh():
-            return len(self._ids)
+            return len(self._ids) if self._is_allowed() else 0
 
-    def search(self, vector: NDArray[np.float32], k: int, only: SearchFilter | None = None) -> Hits:
+    def knows(self, document_id: str) -> bool:
+        """Whether a document has paragraphs that can be found."""
+        with self._fresh():
+            return self._is_allowed() and document_id in self._names.values()
+
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        only: SearchFilter | None = None,
+        *,
+        with_vectors: bool = False,
+    ) -> Hits:
         """Return the `k` paragraphs nearest to `vector`, (n_dimensions,), or fewer."""
         with self._fresh():
-            if self._flat is None or not len(self._ids) or k < 1:
+            is_empty = not len(self._ids) or not self._is_allowed()
+            if self._flat is None or is_empty or k < 1:
                 return _no_hits()
             assert self._space is not None
             if vector.shape != (self._space.n_dimensions,):
@@ -185,34 +212,45 @@ class VectorIndex:
             query = np.ascontiguousarray(vector, np.float32)
             similarities, ids = self._flat.search(query, min(k, len(self._ids)), mask)
             keys = self._documents[np.searchsorted(self._ids, ids)]
-            names = tuple(self._names[key] for key in keys.tolist())
-            return Hits(ids=ids, documents=names, similarities=similarities)
+            return Hits(
+                ids=ids,
+                documents=tuple(self._names[key] for key in keys.tolist()),
+                similarities=similarities,
+                vectors=self._flat.vectors(ids) if with_vectors else None,
+            )
 
     def vectors(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return (len(ids), n_dimensions). Raises KeyError for an id that is not there (any more)."""
         with self._fresh():
-            if self._flat is None or not np.isin(ids, self._ids).all():
+            is_there = self._is_allowed() and np.isin(ids, self._ids).all()
+            if self._flat is None or not is_there:
                 raise KeyError("a paragraph is not in the index any more; search again")
             return self._flat.vectors(np.ascontiguousarray(ids, np.int64))
 
     def all_vectors(self) -> VectorRows:
         """A copy of everything, for attention over all paragraphs."""
         with self._fresh():
-            n_dimensions = self._space.n_dimensions if self._space else 1
-            empty = np.zeros((0, n_dimensions), np.float16)
-            is_empty = self._flat is None or not len(self._ids)
+            is_empty = self._flat is None or not len(self._ids) or not self._is_allowed()
+            if self._flat is None or is_empty:
+                return no_rows(self._space)
             return VectorRows(
                 ids=self._ids.copy(),
                 documents=self._documents.copy(),
                 languages=self._languages.copy(),
-                vectors=empty if is_empty else self._flat.vectors(self._ids).astype(np.float16),  # type: ignore[union-attr]
+                vectors=self._flat.vectors(self._ids).astype(np.float16),
                 names=dict(self._names),
             )
 
     def holds_any(self, ids: Sequence[int]) -> bool:
-        """Whether one of these paragraphs can still be found."""
+        """Whether one of these paragraphs is still here, allowed or not."""
         with self._fresh():
             return bool(np.isin(np.asarray(ids, np.int64), self._ids).any())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all, allowed or not."""
+        with self._fresh():
+            return not len(self._ids)
 
     def apply(self, change: Change) -> None:
         """Follow one change of the store, in its order; anything unexpected leads to a rebuild."""
@@ -312,5 +350,21 @@ class _Held:
         self._lock.release()
 
 
+def no_rows(space: EmbeddingSpace | None) -> VectorRows:
+    """No paragraphs at all."""
+    return VectorRows(
+        ids=np.zeros(0, np.int64),
+        documents=np.zeros(0, np.int64),
+        languages=np.zeros(0, np.uint8),
+        vectors=np.zeros((0, space.n_dimensions if space else 1), np.float16),
+        names={},
+    )
+
+
 def _no_hits() -> Hits:
-    return Hits(ids=np.zeros(0, np.int64), documents=(), similarities=np.zeros(0, np.float32))
+    return Hits(
+        ids=np.zeros(0, np.int64),
+        documents=(),
+        similarities=np.zeros(0, np.float32),
+        vectors=np.zeros((0, 1), np.float32),
+    )

@@ -199,13 +199,30 @@ def test_nothing_is_indexed_or_found_before_consent(open_index):
     watching = open_index(None)
     with pytest.raises(ConsentRequired):
         watching.index.push(push_of("doc", TEXT, consent_given=True)).result()
-    assert watching.index.vectors is None
+    assert len(watching.index.vectors) == 0
 
     watching.index.set_consent(ConsentChange(global_consent="ask")).result()
     with pytest.raises(ConsentRequired):
         watching.index.push(push_of("doc", TEXT)).result()
     assert watching.push("doc", TEXT, consent_given=True).state == "done"
     assert len(watching.index.vectors) == 3
+
+
+def test_while_consent_is_off_nothing_is_found_and_nothing_is_lost(open_index):
+    watching = open_index()
+    watching.push("doc", TEXT)
+    vectors = watching.index.vectors
+    hits = vectors.search(vector_of("A third one."), 2, with_vectors=True)
+    np.testing.assert_array_equal(hits.vectors, vectors.vectors(hits.ids))
+    assert vectors.knows("doc")
+
+    watching.index.set_consent(ConsentChange(global_consent="off")).result()
+
+    assert (len(vectors), vectors.space, vectors.knows("doc")) == (0, None, False)
+    assert len(vectors.search(vector_of("A third one."), 2)) == 0
+    assert len(vectors.all_vectors().ids) == 0
+    watching.index.set_consent(ConsentChange(global_consent="on")).result()
+    assert len(vectors) == 3
 
 
 def test_front_matter_can_say_private(open_index):
@@ -426,7 +443,7 @@ def test_forgetting_everything_while_open(open_index, folder):
 
     assert (receipt.documents_removed, receipt.paragraphs_removed, receipt.verified) == (1, 3, True)
     assert len(vectors) == 0
-    assert watching.index.vectors is None
+    assert vectors.space is None
     assert files_hold(folder, "Второй абзац.".encode()) == []
     assert files_hold(folder, bytes_of("Второй абзац.")) == []
     watching.index.set_consent(ConsentChange(global_consent="on")).result()
