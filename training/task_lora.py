@@ -189,7 +189,8 @@ def train(run: TaskRun, lora: LoraSettings) -> CompletionTrainer:
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     done = int(last.rpartition("-")[2]) if last else 0
     if last and done >= run.steps:  # the trainer would take one more step
-        load_weights(trainer.model, lora, Path(last))
+        model: Any = trainer.model
+        load_weights(model, lora, Path(last))
         trainer.state = TrainerState.load_from_json(str(Path(last) / "trainer_state.json"))
         return trainer
     with stop_signals() as received, reporting(run.out, run.steps, done) as report:
