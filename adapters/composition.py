@@ -73,7 +73,8 @@ class Composition:
 
 
 def compose(adapters: Sequence[LoraWeights], dtype: Any) -> Composition:
-    """Stack `adapters` as matrices of `dtype`. Everything is copied: the inputs may be dropped."""
+    """Stack `adapters` as matrices of `dtype`. What need not be stacked or converted is not copied: the result
+    may share the adapters' memory, and counts it."""
     sites: dict[tuple[int, str], SiteLora] = {}
     adapted = {module for adapter in adapters for module in adapter.modules}
     for layer in sorted({int(module.split(".")[1]) for module in adapted}):
@@ -87,7 +88,7 @@ def compose(adapters: Sequence[LoraWeights], dtype: Any) -> Composition:
         scales=tuple(adapter.scale for adapter in adapters),
         sites=sites,
         n_modules=len(adapted),
-        n_bytes=sum(s.a.nbytes + sum(part.b.nbytes for part in s.parts) for s in sites.values()),
+        n_bytes=_memory(sites),
     )
 
 
@@ -108,5 +109,21 @@ def _stack(modules: Sequence[str], adapters: Sequence[LoraWeights], dtype: Any) 
                 rows.append(a.astype(dtype, copy=False))
                 columns.append(b.astype(dtype, copy=False))
                 source += [index] * a.shape[0]
-        parts.append(ModulePart(module, start, len(source), np.concatenate(columns, axis=1)))
-    return SiteLora(np.concatenate(rows), np.array(source), tuple(parts))
+        parts.append(ModulePart(module, start, len(source), _joined(columns, axis=1)))
+    return SiteLora(_joined(rows, axis=0), np.array(source), tuple(parts))
+
+
+def _joined(arrays: Sequence[NDArray[Any]], *, axis: int) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=axis)
+
+
+def _memory(sites: Mapping[tuple[int, str], SiteLora]) -> int:
+    """Bytes of everything that the matrices keep alive."""
+    owners: dict[int, int] = {}
+    for site in sites.values():
+        for array in (site.a, *(part.b for part in site.parts)):
+            owner = array
+            while isinstance(owner.base, np.ndarray):
+                owner = owner.base
+            owners[id(owner)] = owner.nbytes
+    return sum(owners.values())

@@ -63,7 +63,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensors:
-    """A whole file in memory. arrays: read-only views of one buffer; infos: its header."""
+    """A whole file in memory. arrays: views of one buffer; infos: its header."""
 
     sha256: str
     n_bytes: int
@@ -98,7 +98,6 @@ def read_tensors(
             fill(file, chunk, where)
             digest.update(chunk)
         n_bytes = found.st_size
-    payload.flags.writeable = False
     arrays = {name: _array(payload, info) for name, info in infos.items()}
     broken = [name for name, info in infos.items() if not is_finite(arrays[name], info.dtype)]
     if broken:

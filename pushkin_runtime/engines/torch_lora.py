@@ -79,7 +79,7 @@ def load_lora(composition: Composition) -> TorchLora:
         sites=sites,
         patterns=patterns,
         row_factors=(),
-        n_bytes=sum(s.a.nbytes + sum(b.nbytes for _, b in s.parts) for s in sites.values()),
+        n_bytes=composition.n_bytes,
         n_modules=sum(len(s.parts) for s in sites.values()),
         is_zero=False,
     )

@@ -115,14 +115,13 @@ def test_modules_that_share_an_input_share_one_a(weights: list[LoraWeights]) -> 
     assert composition.n_bytes == 4 * stored
 
 
-def test_the_inputs_may_be_dropped() -> None:
-    a, b = np.ones((2, 5), np.float32), np.ones((6, 2), np.float32)
-    composition = compose(
-        [LoraWeights("0", 1.0, {"layers.0.self_attn.q_proj": (a, b)})], np.float32
-    )
+def test_what_need_not_be_stacked_is_shared_and_counted_once_in_full() -> None:
+    file = np.ones(1000, np.float32)
+    a, b = file[:10].reshape(2, 5), file[10:22].reshape(6, 2)
+    weights = LoraWeights("0" * 64, 2.0, {"layers.0.mlp.down_proj": (a, b)})
 
-    a[:] = b[:] = np.nan
-
-    site = composition.sites[(0, "self_attn.qkv")]
-    assert np.isfinite(site.a).all()
-    assert np.isfinite(site.parts[0].b).all()
+    [site] = compose([weights], np.float32).sites.values()
+    assert np.shares_memory(site.a, file)
+    assert np.shares_memory(site.parts[0].b, file)
+    assert compose([weights], np.float32).n_bytes == file.nbytes
+    assert compose([weights, weights], np.float32).n_bytes == 2 * (10 + 12) * 4
