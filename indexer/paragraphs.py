@@ -136,6 +136,8 @@ def _runs(units: Sequence[_Unit]) -> list[list[_Unit]]:
         else:
             runs.append([unit])
             all_short = unit.is_short
+    if len(runs) > 1 and all_short and sum(unit.n_words for unit in runs[-1]) < 2 * MIN_WORDS:
+        runs[-2:] = [[*runs[-2], *runs[-1]]]
     return runs
 
 
