@@ -107,7 +107,9 @@ def main() -> int:
     if arguments.llama_server:
         sections += measure_llama(rig, arguments.llama_server, arguments.threads, plan)
     if arguments.mlx_rig:
-        short = Plan(n_tokens=32, repeats=3, decode_tokens=0)
+        short = Plan(
+            n_tokens=2, repeats=1, decode_tokens=0
+        )  # its CPU backend takes minutes for more
         sections += measure_mlx(open_rig(arguments.mlx_rig), short)
     for name, samples in sections:
         figures |= samples.figures(name)
