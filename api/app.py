@@ -9,7 +9,16 @@ from starlette.middleware import Middleware
 
 from api.errors import CODES, answer_error
 from api.request_scope import RequestScopeMiddleware
-from api.routes import adapters, health, models, requests, writing
+from api.routes import (
+    adapters,
+    documents,
+    events,
+    health,
+    models,
+    privacy,
+    requests,
+    writing,
+)
 from api.security import SecurityMiddleware
 from api.services import Services
 from api.validation import answer_invalid_request
@@ -39,6 +48,6 @@ def create_app(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for module in (writing, requests, adapters, models, health):
+    for module in (writing, requests, adapters, documents, privacy, models, events, health):
         app.include_router(module.router)
     return app

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from adapters import errors as adapters
 from api.json_text import json_bytes
+from indexer import errors as indexer
 from pushkin_runtime import errors as runtime
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ STATUSES: dict[str, int] = {
     "origin_refused": 403,
     "cross_site_refused": 403,
     "preflight_refused": 403,
+    "consent_required": 403,
     "unknown_path": 404,
     "adapter_not_found": 404,
     "model_not_found": 404,
     "request_not_found": 404,
+    "document_not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,
+    "document_too_large": 413,
     "unsupported_media_type": 415,
     "host_refused": 421,
     "adapter_exists": 422,
@@ -55,6 +59,13 @@ STATUSES: dict[str, int] = {
     "adapter_incompatible": 422,
     "adapter_unsupported": 422,
     "adapter_ineffective": 422,
+    "document_error": 422,
+    "document_encrypted": 422,
+    "document_scanned": 422,
+    "document_parse_failed": 422,
+    "document_unsupported": 422,
+    "document_empty": 422,
+    "persona_unavailable": 422,
     "adapter_in_use": 423,  # not 409: the official OpenAI client would repeat it at once
     "client_closed": 499,  # for the log: nobody is left to read it
     "internal_error": 500,
@@ -64,10 +75,17 @@ STATUSES: dict[str, int] = {
     "model_unsupported": 500,
     "engine_unavailable": 500,
     "engine_failed": 500,
+    "indexer_error": 500,
+    "index_fault": 500,
+    "index_damaged": 500,
+    "embedding_failed": 500,
     "capability_missing": 501,
     "not_ready": 503,
     "queue_full": 503,
     "draining": 503,
+    "index_queue_full": 503,
+    "index_locked": 503,
+    "index_closed": 503,
 }
 
 CODES: dict[type[Exception], str] = {
@@ -91,6 +109,23 @@ CODES: dict[type[Exception], str] = {
     adapters.AdapterUnsupported: "adapter_unsupported",
     adapters.AdapterIneffective: "adapter_ineffective",
     adapters.AdapterInUse: "adapter_in_use",
+    indexer.IndexerError: "indexer_error",
+    indexer.DocumentError: "document_error",
+    indexer.DocumentEncrypted: "document_encrypted",
+    indexer.DocumentScanned: "document_scanned",
+    indexer.DocumentParseFailed: "document_parse_failed",
+    indexer.DocumentTooLarge: "document_too_large",
+    indexer.DocumentUnsupported: "document_unsupported",
+    indexer.DocumentEmpty: "document_empty",
+    indexer.DocumentNotFound: "document_not_found",
+    indexer.ConsentRequired: "consent_required",
+    indexer.PersonaUnavailable: "persona_unavailable",
+    indexer.IndexFault: "index_fault",
+    indexer.IndexDamaged: "index_damaged",
+    indexer.IndexLocked: "index_locked",
+    indexer.EmbeddingFailed: "embedding_failed",
+    indexer.IndexQueueFull: "index_queue_full",
+    indexer.IndexClosed: "index_closed",
     ClientDisconnect: "client_closed",
 }
 

@@ -9,6 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from api.answers import DeltaEvent, ProgressEvent, StartEvent
+from api.document_answers import IndexEventAnswer
+from api.document_schemas import DocumentBody
 from api.errors import STATUSES, ErrorBody
 from api.schemas import ContinueBody, RephraseBody, StoryBody
 
@@ -37,8 +39,8 @@ STREAM_CONTENT: dict[str, Any] = {
 }
 
 # FastAPI writes integer bounds as floats (2**63 - 1 is not one), and knows nothing of events.
-_BODIES = (ContinueBody, RephraseBody, StoryBody)
-_EVENTS = (StartEvent, ProgressEvent, DeltaEvent)
+_BODIES = (ContinueBody, RephraseBody, StoryBody, DocumentBody)
+_EVENTS = (StartEvent, ProgressEvent, DeltaEvent, IndexEventAnswer)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

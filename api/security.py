@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Iterable
+from dataclasses import dataclass
 from email.message import Message as MimeHeader
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,8 +43,27 @@ class SecurityMiddleware:
             answer = refusal.response(scope["state"]["request_id"])
             return await answer(scope, receive, send)
         if scope["type"] == "http":
-            receive = limited_receive(receive, self._services.limits)
+            limits = self._services.limits
+            receive = limited_receive(receive, limits, body_rules(scope, limits))
         return await self._app(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRules:
+    """What a body may be. form: multipart/form-data is taken as well as JSON."""
+
+    max_bytes: int
+    form: bool = False
+
+
+def body_rules(scope: Scope, limits: ApiLimits) -> BodyRules:
+    """Documents may be large, and files; everything else is JSON.
+
+    A form from a web page is no danger here: PUT needs a preflight, which is refused, and the token.
+    """
+    if scope.get("method") == "PUT" and scope["path"].startswith("/v1/documents/"):
+        return BodyRules(limits.max_document_bytes, form=True)
+    return BodyRules(limits.max_body_bytes)
 
 
 def check_request(scope: Scope, services: Services) -> None:
@@ -55,10 +75,10 @@ def check_request(scope: Scope, services: Services) -> None:
     if services.auth_token is not None and (method, scope["path"]) != OPEN_TO_ALL:
         _check_token(headers, services.auth_token)
     if scope["type"] == "http":
-        _check_body_headers(headers, method, services.limits.max_body_bytes)
+        _check_body_headers(headers, method, body_rules(scope, services.limits))
 
 
-def limited_receive(receive: Receive, limits: ApiLimits) -> Receive:
+def limited_receive(receive: Receive, limits: ApiLimits, rules: BodyRules) -> Receive:
     """Wrap `receive` so that a body too long, or too slow to arrive, raises ApiError."""
     deadline = asyncio.get_running_loop().time() + limits.body_timeout_s
     n_bytes = 0
@@ -80,8 +100,8 @@ def limited_receive(receive: Receive, limits: ApiLimits) -> Receive:
         if message["type"] == "http.request":
             n_bytes += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
-            if n_bytes > limits.max_body_bytes:
-                raise _too_large(limits.max_body_bytes)
+            if n_bytes > rules.max_bytes:
+                raise _too_large(rules)
         return message
 
     return receive_within_limits
@@ -117,27 +137,29 @@ def _check_token(headers: Headers, token: str) -> None:
         )
 
 
-def _check_body_headers(headers: Headers, method: str, max_body_bytes: int) -> None:
+def _check_body_headers(headers: Headers, method: str, rules: BodyRules) -> None:
     lengths = _values(headers, b"content-length")
     is_chunked = bool(_values(headers, b"transfer-encoding"))
     has_body = is_chunked or any(length != b"0" for length in lengths)
     if not has_body and method not in _METHODS_WITH_BODY:
         return
-    _check_content_type(headers)
+    _check_content_type(headers, rules)
     if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         raise ApiError("invalid_request", "Content-Length must be one whole number")
     # The digits are counted first: int() of thousands of them would raise.
-    if any(len(length) > 18 or int(length) > max_body_bytes for length in lengths):
-        raise _too_large(max_body_bytes)
+    if any(len(length) > 18 or int(length) > rules.max_bytes for length in lengths):
+        raise _too_large(rules)
 
 
-def _check_content_type(headers: Headers) -> None:
-    types = _values(headers, b"content-type")
+def _check_content_type(headers: Headers, rules: BodyRules) -> None:
+    types = [value.decode("latin-1") for value in _values(headers, b"content-type")]
     encodings = {encoding.strip().lower() for encoding in _values(headers, b"content-encoding")}
-    if len(types) != 1 or not _is_json(types[0].decode("latin-1")) or encodings - {b"identity"}:
+    is_known = len(types) == 1 and (_is_json(types[0]) or (rules.form and _is_form(types[0])))
+    if not is_known or encodings - {b"identity"}:
+        also = ", or a file as `multipart/form-data`" if rules.form else ""
         raise ApiError(
             "unsupported_media_type",
-            "send the body as `Content-Type: application/json`, in UTF-8 and not compressed",
+            f"send the body as `Content-Type: application/json`, in UTF-8 and not compressed{also}",
         )
 
 
@@ -153,11 +175,19 @@ def _is_json(content_type: str) -> bool:
     )
 
 
-def _too_large(max_body_bytes: int) -> ApiError:
-    return ApiError(
-        "body_too_large",
-        f"the body is larger than {max_body_bytes} bytes: send the part of the text around the caret",
+def _is_form(content_type: str) -> bool:
+    header = MimeHeader()
+    header["content-type"] = content_type
+    return header.get_content_type() == "multipart/form-data" and bool(header.get_boundary())
+
+
+def _too_large(rules: BodyRules) -> ApiError:
+    remedy = (
+        "larger documents are not indexed"
+        if rules.form
+        else "send the part of the text around the caret"
     )
+    return ApiError("body_too_large", f"the body is larger than {rules.max_bytes} bytes: {remedy}")
 
 
 def _values(headers: Headers, wanted: bytes) -> list[bytes]:

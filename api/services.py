@@ -8,6 +8,9 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Request
 
+from api.event_hub import EventHub
+from indexer.errors import IndexClosed
+from indexer.service import DocumentIndex
 from pushkin_runtime.types import (
     AdapterStatus,
     EventSink,
@@ -58,11 +61,13 @@ class ApiLimits:
     """Bounds of the transport; bounds of single fields are in `schemas.py`, where OpenAPI shows them.
 
     max_body_bytes: a JSON body, counted also while a chunked one arrives.
+    max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
     """
 
     max_body_bytes: int = 4 * 1024 * 1024
+    max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
 
@@ -74,6 +79,7 @@ class Services:
     auth_token: None turns the token check off (`--no-auth`); the other guards always stay on.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
+    index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
     """
 
     runtime: GenerationRuntime
@@ -82,6 +88,8 @@ class Services:
     version: str
     started_at: float
     limits: ApiLimits = field(default_factory=ApiLimits)
+    index: DocumentIndex | None = None
+    events: EventHub = field(default_factory=EventHub)
 
     def __post_init__(self) -> None:
         if self.auth_token is not None and len(self.auth_token) < 16:
@@ -103,5 +111,13 @@ async def _request_id(request: Request) -> str:
     return cast("str", request.state.request_id)
 
 
+async def _index(request: Request) -> DocumentIndex:
+    index = cast("Services", request.app.state.services).index
+    if index is None:
+        raise IndexClosed("This daemon runs without an index of documents.")
+    return index
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
+IndexDep = Annotated[DocumentIndex, Depends(_index)]

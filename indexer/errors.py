@@ -91,6 +91,8 @@ class EmbeddingFailed(IndexerError):
 class IndexQueueFull(IndexerError):
     """More documents wait to be indexed than may."""
 
+    retry_after_s = 5
+
 
 class IndexClosed(IndexerError):
     """The index is shutting down or was never started."""

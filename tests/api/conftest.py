@@ -19,7 +19,9 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.event_hub import EventHub
 from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
@@ -143,6 +145,8 @@ def running_daemons() -> Iterator[StartDaemon]:
         limits: ApiLimits | None = None,
         auth_token: str | None = TOKEN,
         adapters: AdapterOptions | None = None,
+        index: DocumentIndex | None = None,
+        events: EventHub | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -166,6 +170,8 @@ def running_daemons() -> Iterator[StartDaemon]:
             version="0.1.0",
             started_at=time.time(),
             limits=limits or ApiLimits(),
+            index=index,
+            events=events or EventHub(),
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)
