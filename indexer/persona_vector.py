@@ -154,7 +154,7 @@ class PersonaPlug:
         weights = np.exp(logits - logits.max())
         weights = weights / weights.sum()
         _, places = np.unique(np.asarray(documents), return_inverse=True)
-        totals = np.bincount(places, weights=weights)
+        totals = np.bincount(places, weights=weights).astype(np.float64)
         factors = capped(totals) / np.maximum(totals, np.finfo(np.float32).tiny)
         result: Floats = (weights * factors[places]).astype(np.float32)
         return result

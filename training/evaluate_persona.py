@@ -28,7 +28,15 @@ from training.checkpoint import write_atomic
 from training.evaluate_style import interval
 from training.lora_model import attach_adapter, load_base
 from training.persona_data import load
-from training.persona_examples import Author, Rows, authors_of, passages, rows_of, sample_history
+from training.persona_examples import (
+    Author,
+    Rows,
+    authors_of,
+    nearest_history,
+    passages,
+    rows_of,
+    sample_history,
+)
 from training.persona_lora import PersonaModel
 from training.persona_plug import PlugShape, TrainablePlug
 from training.tokenizer import load_tokenizer
@@ -54,9 +62,17 @@ class Case:
 
 
 def cases_of(
-    authors: Sequence[Author], targets: Sequence[str], n: int, window: int, seed: int = 0
+    authors: Sequence[Author],
+    targets: Sequence[str],
+    n: int,
+    window: int,
+    retrieval: str = "nearest",
+    seed: int = 0,
 ) -> list[Case]:
-    """`n` passages in equal parts by target author; the other author goes round all of `authors`."""
+    """`n` passages in equal parts by target author; the other author goes round all of `authors`.
+
+    retrieval: histories are the paragraphs nearest to the text before, as in serving, or random ones.
+    """
     rng = np.random.default_rng(seed)
     cases: list[Case] = []
     for author in authors:
@@ -74,6 +90,13 @@ def cases_of(
             source = author.sources[place]
             rest = [own for number, own in enumerate(author.sources) if number != place]
             other = others[count % len(others)]
+            query = source.vectors[run][0]
+            histories = [
+                nearest_history(whose, N_HISTORY, query)
+                if retrieval == "nearest"
+                else sample_history(whose, N_HISTORY, rng)
+                for whose in (rest, other.sources)
+            ]
             cases.append(
                 Case(
                     author.name,
@@ -81,9 +104,8 @@ def cases_of(
                     other.name,
                     np.concatenate([source.prefix, source.tokens[run][:window]]),
                     len(source.prefix),
-                    source.vectors[run][0],
-                    sample_history(rest, N_HISTORY, rng),
-                    sample_history(other.sources, N_HISTORY, rng),
+                    query,
+                    *histories,
                 )
             )
     return cases
@@ -189,12 +211,14 @@ def evaluate(
     split = {work.author: work.split for work in works}
     model = load_model(arguments.base, arguments.adapter)
     bare = load_model(arguments.base, None)
-    result: dict[str, Any] = {"split": arguments.split, "window": arguments.window}
+    result: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("split", "window", "retrieval")
+    }
     for language in LANGUAGES:
         own = [author for author in authors if author.language == language]
         targets = [author.name for author in own if split[author.name] == arguments.split]
         report(f"{language}: {', '.join(targets)}")
-        cases = cases_of(own, targets, arguments.passages, arguments.window)
+        cases = cases_of(own, targets, arguments.passages, arguments.window, arguments.retrieval)
         result[language] = {"authors": targets, **likelihoods(model, bare, cases)}
         if arguments.generate:
             task = AttributionTask(own, targets, tokenizer, arguments.generate)
@@ -212,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "dev"), default="test")
     parser.add_argument("--passages", type=int, default=200, help="per language")
     parser.add_argument("--window", type=int, default=WINDOW, help="tokens of a passage")
+    parser.add_argument("--retrieval", choices=("nearest", "random"), default="nearest")
     parser.add_argument("--max-runs", type=int, default=24, help="of one work")
     parser.add_argument("--generate", type=int, default=0, help="texts to generate per language")
     parser.add_argument("--threads", type=int, default=1)

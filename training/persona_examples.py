@@ -7,7 +7,7 @@ more weakly (`single_share`): encoder vectors hold style, names are masked in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,11 @@ from pushkin_runtime.control_tokens import LANGUAGES, prefix_ids
 from training.persona_data import WorkRuns
 from training.persona_plug import History
 
+# (work, run, generator) -> rows (m, D) of a passage from that run.
+Lesson = Callable[["Source", int, np.random.Generator], Any]
 MIN_HISTORY, MAX_HISTORY = 8, 64
+QUERY_SHARE = 0.8  # of the passages have a text before them
+NEAREST_SHARE = 0.5  # of these have the nearest paragraphs for a history, the others random ones
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _source(work: WorkRuns, encoder: StyleEncoder, tokenizer: Tokenizer) -> Sour
     texts = ["\n\n".join(run[1:]) for run in runs]
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     prefix = prefix_ids(
-        tokenizer.token_to_id,
+        tokenizer.get_vocab().__getitem__,
         lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         work.language,
         work.genre,
@@ -164,13 +168,16 @@ class Sampler:
                     chances[own] += share / 2 * weights[own] / weights[own].sum()
         self._chances = chances / chances.sum()
 
-    def draw(self, step: int, n_rows: int, window: int, worker: int = 0) -> Rows:
-        """A batch of `n_rows` passages of `window` tokens."""
+    def draw(
+        self, step: int, n_rows: int, window: int, worker: int = 0, lessons: Lesson | None = None
+    ) -> Rows:
+        """A batch of `n_rows` passages of `window` tokens; with `lessons` their rows are given, not made."""
         rng = np.random.default_rng([self._seed, step, worker])
         ids: list[Any] = []
         names: list[str] = []
         queries: list[Any] = []
         histories: list[tuple[Any, Any]] = []
+        direct: list[Any] = []
         while len(ids) < n_rows:
             author = self._authors[rng.choice(len(self._authors), p=self._chances)]
             place = int(rng.integers(len(author.sources)))
@@ -183,22 +190,44 @@ class Sampler:
             names.append(f"{author.language}/{author.name}")
             others = [other for index, other in enumerate(author.sources) if index != place]
             is_null = rng.random() < self._null_share
+            query = source.vectors[run][0] * np.float16(rng.random() < QUERY_SHARE)
             n_history = 0 if is_null else int(rng.integers(MIN_HISTORY, MAX_HISTORY + 1))
-            histories.append(sample_history(others, n_history, rng))
-            has_query = rng.random() < 0.8
-            queries.append(source.vectors[run][0] * np.float16(has_query))
+            pick = nearest_history if rng.random() < NEAREST_SHARE and query.any() else None
+            histories.append(
+                pick(others, n_history, query) if pick else sample_history(others, n_history, rng)
+            )
+            queries.append(query)
+            if lessons is not None:
+                direct.append(lessons(source, run, rng))
         rows = rows_of(ids, len(source.prefix), queries, histories)
-        return replace(rows, authors=tuple(names))
+        given = torch.from_numpy(np.stack(direct)) if direct else None
+        return replace(
+            rows, authors=tuple(names), history=replace(rows.history, direct=given)
+        )
 
 
-def sample_history(sources: Sequence[Source], n: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    """At most `n` random paragraphs of some works: vectors (k, E) and the number of each one's work, (k,)."""
+def pooled(sources: Sequence[Source]) -> tuple[Any, Any]:
+    """All paragraphs of some works: vectors (n, E) and the number of each one's work, (n,)."""
     vectors = np.concatenate(
         [source.vectors.reshape(-1, source.vectors.shape[-1]) for source in sources]
     )
     counts = [source.vectors.shape[0] * source.vectors.shape[1] for source in sources]
     documents = np.repeat(np.arange(len(sources)), counts)
+    return vectors, documents
+
+
+def sample_history(sources: Sequence[Source], n: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    """At most `n` random paragraphs of some works: vectors (k, E) and the number of each one's work, (k,)."""
+    vectors, documents = pooled(sources)
     chosen = rng.choice(len(vectors), min(n, len(vectors)), replace=False)
+    return vectors[chosen], documents[chosen]
+
+
+def nearest_history(sources: Sequence[Source], n: int, query: Any) -> tuple[Any, Any]:
+    """As serving retrieves: the `n` paragraphs of some works that are nearest to the query (E,)."""
+    vectors, documents = pooled(sources)
+    similar = vectors.astype(np.float32) @ query.astype(np.float32)
+    chosen = np.argsort(-similar, kind="stable")[:n]
     return vectors[chosen], documents[chosen]
 
 

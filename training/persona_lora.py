@@ -1,9 +1,9 @@
 """Stage 1, persona: `python -m training.persona_lora --base DIR --encoder DIR --texts FILE --out DIR`.
 
 Trains the plug (attention, projector, instruction, null persona) and a persona LoRA together on the frozen
-base, an INT4 one as the weights it serves with. The prompt is `[<bos>; instruction; persona; control codes;
-text]`; the loss is on the text. A run in `--out` is continued, after a kill too. One CPU or GPU, and meant to
-work under `accelerate launch`.
+base, an INT4 one as the weights it serves with. The prompt is `pushkin_runtime.prompt`'s: `[persona rows; control
+codes (<bos> is the first); text]`; the loss is on the text. A run in `--out` is continued, after a kill too. One
+CPU or GPU, and meant to work under `accelerate launch`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from training.checkpoint import write_atomic
 from training.completion_trainer import frozen_head_loss
 from training.lora_model import LoraSettings, attach_lora, load_base
 from training.persona_data import load
-from training.persona_examples import Rows, Sampler, authors_of
+from training.persona_examples import Lesson, Rows, Sampler, authors_of
 from training.persona_plug import PlugShape, TrainablePlug
-from training.persona_start import warm_start
+from training.persona_start import Lessons, warm_start
 from training.progress import Metrics, plot_loss, reporting
 from training.tokenizer import load_tokenizer
 
-N_BEFORE = 1  # ids before the persona: <bos>, where every Gemma expects it
+N_BEFORE = 0  # ids before the persona; 1 would put it after <bos>, see the card's ablation
 LICENCE = "as the repository; trained on public-domain prose"
 CHECKPOINT = "checkpoint.pt"
 
@@ -65,6 +65,7 @@ class PersonaRun:
     null_share: float = 0.1
     single_share: float = 0.3
     ridge: float = 1.0  # of the warm start; 0 for a random one
+    lesson_steps: int = 250  # first, on rows of the passage's own work
     n_before: int = N_BEFORE
     seed: int = 0
     precision: str = "no"  # or bf16
@@ -82,21 +83,23 @@ class PersonaModel(nn.Module):
         self.n_before = n_before
 
     def forward(self, rows: Rows, half: bool = False, contrast: float = 0.0) -> Tensor:
-        """Summed NLL (nats) of the passages, and `contrast` times the loss of telling authors apart.
+        """What is minimised, and the summed NLL of the passages (nats, without gradient), (2,).
 
-        The latter is -log of the right persona's share, p(text | right) / (p(text | right) + p(text | other)),
-        the other being the persona of the batch's next passage of the same language. It has the same optimum as
-        NLL, the true conditional model, but what both sides share cancels, most of the noise with it.
+        Minimised is the NLL plus `contrast` times the loss of telling authors apart: -log of the right persona's
+        share, p(text | right) / (p(text | right) + p(text | other)), the other being the persona of the batch's
+        next passage of the same language. Its optimum is NLL's, the true conditional model, but what both sides
+        share cancels, and most of the noise with it.
         """
         persona, _ = self.plug(rows.history)
         right = self.losses(persona, rows, half)
+        nll = right.sum()
         if not contrast:
-            return right.sum()
+            return torch.stack([nll, nll.detach()])
         other = rows.others()
         is_other = other != torch.arange(len(other), device=other.device)
         wrong = self.losses(persona[other], rows, half)
-        confused: Tensor = functional.softplus(right - wrong)[is_other].sum()
-        return right.sum() + contrast * confused
+        confused = functional.softplus(right - wrong)[is_other].sum()
+        return torch.stack([nll + contrast * confused, nll.detach()])
 
     def states(self, persona: Tensor | None, rows: Rows) -> Tensor:
         """Final hidden states (b, w, D) that predict the passages; persona (b, r, D), None for no rows."""
@@ -178,7 +181,9 @@ def restore(path: Path, model: PersonaModel, optimizer: Any = None) -> dict[str,
     return done
 
 
-def train(run: PersonaRun, model: PersonaModel, sampler: Sampler) -> dict[str, Any]:
+def train(
+    run: PersonaRun, model: PersonaModel, sampler: Sampler, lessons: Lesson | None = None
+) -> dict[str, Any]:
     """Train, or go on training, to `run.steps`, the time budget or a signal; {"step", "tokens", "seconds"}."""
     accelerator = Accelerator(mixed_precision=run.precision)
     optimizer = _optimizer(model, run)
@@ -192,7 +197,9 @@ def train(run: PersonaRun, model: PersonaModel, sampler: Sampler) -> dict[str, A
             overdue = 0 < run.max_minutes * 60 < done["seconds"]
             if received or overdue:
                 break
-            done, metrics = _step(run, (wrapped, optimizer, accelerator), sampler, done)
+            is_lesson = lessons is not None and done["step"] < run.lesson_steps
+            rows = _draw(run, sampler, done["step"], accelerator, lessons if is_lesson else None)
+            done, metrics = _step(run, (wrapped, optimizer, accelerator), rows, done)
             if accelerator.is_main_process:
                 report(metrics)
                 if done["step"] % run.save_every == 0:
@@ -203,8 +210,17 @@ def train(run: PersonaRun, model: PersonaModel, sampler: Sampler) -> dict[str, A
     return done
 
 
+def _draw(
+    run: PersonaRun, sampler: Sampler, step: int, accelerator: Accelerator, lessons: Lesson | None
+) -> Rows:
+    window = run.windows[step % len(run.windows)]
+    n_rows = max(2, run.tokens_per_step // window)
+    rows = sampler.draw(step, n_rows, window, accelerator.process_index, lessons)
+    return _moved(rows, accelerator.device)
+
+
 def _step(
-    run: PersonaRun, parts: tuple[Any, Any, Accelerator], sampler: Sampler, done: dict[str, Any]
+    run: PersonaRun, parts: tuple[Any, Any, Accelerator], rows: Rows, done: dict[str, Any]
 ) -> tuple[dict[str, Any], Metrics]:
     model, optimizer, accelerator = parts
     began, step = time.monotonic(), done["step"]
@@ -214,12 +230,9 @@ def _step(
     factor = min((step + 1) / 30, max(0.02, 1 - progress))
     for group in optimizer.param_groups:
         group["lr"] = group["highest"] * factor
-    window = run.windows[step % len(run.windows)]
-    rows = sampler.draw(
-        step, max(1, run.tokens_per_step // window), window, accelerator.process_index
-    )
-    total = model(_moved(rows, accelerator.device), run.precision == "bf16", run.contrast)
-    accelerator.backward(total / rows.n_targets)
+    loss = model(rows, run.precision == "bf16", run.contrast)
+    loss = loss / rows.n_targets
+    accelerator.backward(loss[0])
     norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -230,15 +243,16 @@ def _step(
         "tokens": done["tokens"] + n_tokens,
         "seconds": done["seconds"] + took,
     }
-    loss = total.item() / rows.n_targets
+    nats = loss[1].item()
     return moved, Metrics(
-        step + 1, moved["tokens"], loss, factor, float(norm), n_tokens / took, took
+        step + 1, moved["tokens"], nats, factor, float(norm), n_tokens / took, took
     )
 
 
 def _moved(rows: Rows, device: torch.device) -> Rows:
     history = rows.history
-    parts = {field.name: getattr(history, field.name).to(device) for field in fields(type(history))}
+    found = {field.name: getattr(history, field.name) for field in fields(type(history))}
+    parts = {name: value.to(device) for name, value in found.items() if value is not None}
     return replace(rows, ids=rows.ids.to(device), history=replace(history, **parts))
 
 
@@ -256,6 +270,7 @@ def finish(
         "null_share": run.null_share,
         "ridge": run.ridge,
         "contrast": run.contrast,
+        "lesson_steps": run.lesson_steps,
         "single_share": run.single_share,
         "seed": run.seed,
     }
@@ -313,11 +328,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     authors = authors_of(load(run.texts, ["train"]), encoder, load_tokenizer(run.base))
     print(f"{len(authors)} authors", flush=True)
     model = make_model(run, lora, encoder.space.n_dimensions)
+    head: Any = model.model.get_output_embeddings()  # type: ignore[operator]
+    embedding = head.weight.detach()
     if run.ridge and not (run.out / CHECKPOINT).is_file():
-        head: Any = model.model.get_output_embeddings()  # type: ignore[operator]
-        explained = warm_start(model.plug, authors, head.weight.detach(), run.ridge, run.seed)
+        explained = warm_start(model.plug, authors, embedding, run.ridge, run.seed)
         print(f"warm start: {explained:.0%} of the variance of token rates", flush=True)
-    done = train(run, model, Sampler(authors, run.seed, run.null_share, run.single_share))
+    lessons = Lessons(authors, embedding.float().numpy(), run.n_soft)
+    sampler = Sampler(authors, run.seed, run.null_share, run.single_share)
+    done = train(run, model, sampler, lessons.rows)
     print(finish(run, lora, model, done, encoder.space.id))
 
 

@@ -31,13 +31,15 @@ class History:
     """A batch of retrieved paragraphs, padded.
 
     query (b, E), zero where there is no text before; vectors (b, n, E), documents (b, n) int64;
-    is_there (b, n) bool, nothing true where the persona is the null one.
+    is_there (b, n) bool, nothing true where the persona is the null one. direct (b, m, D): what the soft tokens
+    are to be instead, up to their length; only in the reading lessons of `persona_start`.
     """
 
     query: Tensor
     vectors: Tensor
     documents: Tensor
     is_there: Tensor
+    direct: Tensor | None = None
 
 
 class TrainablePlug(nn.Module):
@@ -67,6 +69,8 @@ class TrainablePlug(nn.Module):
         hidden = F.gelu(self.into(scaled), approximate="tanh")  # (b, n, H)
         mean = self.out(torch.einsum("bn,bnh->bh", attention, hidden))
         soft = mean.view(len(mean), self.shape.n_soft, self.shape.hidden_size)
+        if history.direct is not None:
+            soft = history.direct
         is_real = history.is_there.any(1)[:, None, None]
         soft = torch.where(is_real, self.null + strength * (soft - self.null), self.null)
         gain = self.log_gain.exp() * self.target_norm
@@ -135,7 +139,7 @@ def _factors(weights: Tensor, documents: Tensor, is_there: Tensor) -> Tensor:
     if is_there.any():
         own = weights[is_there].double().cpu().numpy()
         _, places = np.unique(documents[is_there].cpu().numpy(), return_inverse=True)
-        totals = np.bincount(places, weights=own)
+        totals = np.bincount(places, weights=own).astype(np.float64)
         ratio = capped(totals) / np.maximum(totals, np.finfo(np.float32).tiny)
         factors[is_there] = torch.from_numpy(ratio[places]).to(factors)
     return factors

@@ -21,6 +21,7 @@ from training.persona_examples import MAX_HISTORY, Author, Source, sample_histor
 from training.persona_plug import TrainablePlug
 
 DRAWS = 8  # histories of each work
+LESSON_RUNS = 6  # of a work, the passage's among them
 
 
 def token_rates(source: Source, n_vocab: int) -> Any:
@@ -105,3 +106,32 @@ def warm_start(
     plug.out.bias.copy_(offset - mean @ weight)
     rest = wanted - offset - centred @ weight
     return float(1 - rest.var() / wanted.var())
+
+
+class Lessons:
+    """Makes rows of a passage's own work: directions of the token rates of a few of its runs."""
+
+    def __init__(self, authors: Sequence[Author], embedding: Any, n_soft: int) -> None:
+        self._embedding, self._n_soft = embedding, n_soft
+        self._common: dict[str, Any] = {}
+        for language in LANGUAGES:
+            own = [author for author in authors if author.language == language]
+            if own:
+                self._common[language] = np.mean(
+                    [
+                        np.mean([token_rates(s, len(embedding)) for s in author.sources], 0)
+                        for author in own
+                    ],
+                    0,
+                )
+
+    def rows(self, source: Source, run: int, rng: np.random.Generator) -> Any:
+        """(n_soft, D) float32 for a passage from run `run`."""
+        runs = {run, *rng.integers(len(source.tokens), size=LESSON_RUNS - 1).tolist()}
+        tokens = np.concatenate([source.tokens[index] for index in runs])
+        common = self._common[source.language]
+        rates = np.bincount(tokens, minlength=len(common)) / len(tokens)
+        rows = directions(
+            (rates - common).astype(np.float32), common, self._embedding, self._n_soft
+        )
+        return rows.astype(np.float32)

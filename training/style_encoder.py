@@ -135,7 +135,8 @@ class Encoder(nn.Module):
         """Unit vectors (n, n_dimensions); bags: indices, weights (nnz,) and offsets (n,)."""
         indices, weights, offsets = bags
         pooled = self.table(indices, offsets, per_sample_weights=weights)
-        measured = ((rhythm - self.mean) / self.scale).clamp(-4, 4)
+        mean: Any = self.mean
+        measured = ((rhythm - mean) / self.scale).clamp(-4, 4)
         joined = torch.cat([pooled, measured], 1)
         hidden = F.gelu(self.hidden(joined), approximate="tanh")
         return F.normalize(self.out(hidden) + self.skip(joined), dim=1, eps=1e-6)

@@ -14,9 +14,9 @@ from indexer.persona_vector import PersonaPlug
 from training.lora_model import LoraSettings, attach_lora
 from training.persona_data import WorkRuns, paragraphs_of, runs_of
 from training.persona_examples import Author, Rows, Sampler, Source, rows_of, sample_history
-from training.persona_lora import N_BEFORE, PersonaModel, PersonaRun, restore, row_norm, train
+from training.persona_lora import PersonaModel, PersonaRun, restore, row_norm, train
 from training.persona_plug import PlugShape, TrainablePlug, weights_of
-from training.persona_start import warm_start
+from training.persona_start import Lessons, warm_start
 from training.presets import PRESETS
 
 E = 16
@@ -116,19 +116,18 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
     assert not torch.equal(one.draw(7, 4, WINDOW).ids, one.draw(8, 4, WINDOW).ids)
 
 
-def test_the_loss_is_transformers_own_and_bos_stays_first() -> None:
+def test_the_loss_is_transformers_own_with_the_persona_first() -> None:
     model = _model().eval()
     rows = Sampler([_author(0)], 0, 0.0, 0.0).draw(0, 3, WINDOW)
     persona, _ = model.plug(rows.history)
     base = model.model.get_base_model()  # type: ignore[operator]
     embedded = base.get_input_embeddings()(rows.ids)
-    joined = torch.cat([embedded[:, :N_BEFORE], persona, embedded[:, N_BEFORE:]], 1)
+    joined = torch.cat([persona, embedded], 1)
     labels = torch.full(joined.shape[:2], -100)
     labels[:, rows.n_prefix + persona.shape[1] :] = rows.ids[:, rows.n_prefix :]
     expected = base(inputs_embeds=joined, labels=labels).loss * rows.n_targets
 
-    assert rows.ids[0, 0] == 2
-    assert float(model(rows).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert model(rows)[1].item() == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def _gap(model: PersonaModel, authors: list[Author]) -> float:
@@ -143,7 +142,7 @@ def _gap(model: PersonaModel, authors: list[Author]) -> float:
         histories = [sample_history(a.sources[1:], 16, rng) for a in whose]
         rows = rows_of(ids, 3, [np.zeros(E, np.float32)] * len(ids), histories)
         with torch.no_grad():
-            losses.append(float(model(rows)) / rows.n_targets)
+            losses.append(model(rows)[1].item() / rows.n_targets)
     return losses[1] - losses[0]
 
 
@@ -205,3 +204,16 @@ def test_a_batch_knows_its_targets() -> None:
 
     assert isinstance(rows, Rows)
     assert rows.n_targets == 5 * WINDOW
+
+
+def test_lessons_give_rows_of_the_passages_own_work() -> None:
+    authors = [_author(0), _author(1)]
+    lessons = Lessons(authors, np.eye(512, 64, dtype=np.float32), n_soft=2)
+    rows = Sampler(authors, 0, 0.0, 0.0).draw(0, 4, WINDOW, lessons=lessons.rows)
+
+    assert rows.history.direct is not None
+    assert rows.history.direct.shape == (4, 2, 64)
+    plug = TrainablePlug(PlugShape(E, 64, 2, 32), 90.0)
+    made, _ = plug(rows.history)
+    expected = torch.nn.functional.normalize(rows.history.direct, dim=-1) * 90
+    assert torch.allclose(made[:, 1:], expected, atol=1e-3)
