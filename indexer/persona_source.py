@@ -152,7 +152,12 @@ class IndexPersonas:
             languages=languages, documents=basis.documents or None, exclude=basis.exclude
         )
         hits = index.search(self._mean() if query is None else query, N_PARAGRAPHS, only)
-        return index.vectors(hits.ids), hits.documents
+        try:
+            return index.vectors(hits.ids), hits.documents
+        except (
+            KeyError
+        ):  # a paragraph was deleted just now: what is left is found with the next request
+            return np.zeros((0, len(self._mean())), np.float32), ()
 
     def _mean(self) -> NDArray[np.float32]:
         """The direction of all paragraphs: what is asked for when no paragraph is finished yet."""

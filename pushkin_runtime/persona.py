@@ -36,22 +36,6 @@ class Persona:
 NO_PERSONA = Persona()
 
 
-class NoPersonas:
-    """See `PersonaSource`: nothing is indexed."""
-
-    def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
-        if request.persona.documents or request.persona.exclude:
-            raise InvalidRequest(
-                "No documents are indexed, so the persona cannot be limited to some of them; "
-                'send "auto" or "off".',
-                param="persona",
-            )
-        return ()
-
-    def make(self, request: GenerationRequest) -> Persona:
-        return NO_PERSONA
-
-
 class PersonaSource(Protocol):
     """Makes personas; implemented above the runtime, where documents are known."""
 
@@ -68,3 +52,32 @@ class PersonaSource(Protocol):
         The same one as before while the request's document has had no new paragraph: another would
         throw the KV cache away.
         """
+
+
+class NoPersonas:
+    """See `PersonaSource`: nothing is indexed."""
+
+    def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
+        if request.persona.documents or request.persona.exclude:
+            raise InvalidRequest(
+                "No documents are indexed, so the persona cannot be limited to some of them; "
+                'send "auto" or "off".',
+                param="persona",
+            )
+        return ()
+
+    def make(self, request: GenerationRequest) -> Persona:
+        return NO_PERSONA
+
+
+class PersonaDesk:
+    """See `PersonaSource`: whoever makes personas at the moment, because documents are opened after the model."""
+
+    def __init__(self) -> None:
+        self.source: PersonaSource = NoPersonas()
+
+    def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
+        return self.source.check(request)
+
+    def make(self, request: GenerationRequest) -> Persona:
+        return self.source.make(request)

@@ -21,7 +21,7 @@ from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, 
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
-from pushkin_runtime.persona import NoPersonas, PersonaSource
+from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.types import (
     AdapterRef,
@@ -67,8 +67,7 @@ CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
 class Runtime:
     """Owns the inference thread. Build, `start`, use, `close`.
 
-    create: makes the engine; tests and embedders may pass one of their own. persona: conditions generations on
-    the user's own writing. clock: seconds, for `health`.
+    create: makes the engine; tests and embedders may pass one of their own. clock: seconds, for `health`.
     Raises EngineUnavailable for an unknown engine name.
     """
 
@@ -76,13 +75,12 @@ class Runtime:
         self,
         options: RuntimeOptions,
         create: CreateEngine = create_engine,
-        persona: PersonaSource | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options
         self._choice = choose_engine(options.engine)
         self._create = create
-        self._persona = persona or NoPersonas()
+        self._personas = PersonaDesk()
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
@@ -111,6 +109,10 @@ class Runtime:
         """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
         return self._loaded.wait(timeout_s)
 
+    def use_personas(self, source: PersonaSource) -> None:
+        """Condition generations on what `source` makes, from the next request on."""
+        self._personas.source = source
+
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
         """Queue a generation; its events go to `sink` on the inference thread, the last one Done or Failed.
 
@@ -120,7 +122,7 @@ class Runtime:
         """
         pool = self._ready_shop().adapters
         self._check_request(request)
-        adapters = pool.resolve(request.adapters, request.task, self._persona.check(request))
+        adapters = pool.resolve(request.adapters, request.task, self._personas.check(request))
         pool.prefetch(adapters)
         handle = GenerationHandle(
             request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
@@ -246,7 +248,7 @@ class Runtime:
             engine=engine,
             cache=PromptCache(engine, self.options.kv_budget_bytes),
             adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
-            persona=self._persona,
+            persona=self._personas,
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._note_progress,

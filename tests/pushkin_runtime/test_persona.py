@@ -59,7 +59,8 @@ def runtime(request: pytest.FixtureRequest, tiny_model: Path, desk: Desk, tmp_pa
     options = RuntimeOptions(
         model_dir=tiny_model, engine=request.param, adapters=AdapterOptions(roots=(tmp_path,))
     )
-    runtime = Runtime(options, persona=desk)
+    runtime = Runtime(options)
+    runtime.use_personas(desk)
     runtime.start()
     assert runtime.wait_loaded(60)
     yield runtime
