@@ -9,6 +9,7 @@ import click
 
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
+from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, status, token, version
 from daemon.cli_serve import serve
 from daemon.cli_service import service
@@ -66,7 +67,7 @@ def completion(shell: str) -> None:
 
 for _command in (
     *(serve, status, continue_, rephrase, story),
-    *(token, config_group, models_group, adapters_group, service, version),
+    *(token, config_group, models_group, adapters_group, index_group, service, version),
 ):
     app.add_command(_command)
 

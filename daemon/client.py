@@ -85,6 +85,32 @@ class DaemonClient:
             answer: dict[str, Any] = response.json()
             return answer
 
+    def send(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        """Send `json`, or `data` and `files`, and return the JSON object that is answered."""
+        with _translated():
+            response = self._http.request(method, path, **body)
+            if response.is_error:
+                raise _refusal(response)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    def text_of(self, path: str) -> Iterator[str]:
+        """Yield the text at `path` piece by piece."""
+        with _translated(), self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield from response.iter_text()
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
+        """What the daemon tells from now on, for the length of the block."""
+        with _translated(), self._http.stream("GET", "/v1/events") as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield parse_sse(response.iter_bytes())
+
     def is_healthy(self) -> bool:
         """Whether `/health` says that tokens are produced."""
         import httpx

@@ -22,6 +22,7 @@ from pushkin_runtime.types import MAX_ADAPTER_SCALE, AdapterRef
 EngineChoice = Literal["auto", "mlx", "torch", "scripted"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+_TEXTS = tuple[str, ...]
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADAPTER = re.compile(r"([a-z0-9._-]{1,64})(?::(-?\d+(?:\.\d+)?))?")
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
@@ -72,6 +73,17 @@ class AdaptersConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexConfig:
+    """The user's documents; whether any is read at all is decided by their consent, not here.
+
+    folders: those that may be watched, named by their last part. store_text: keep paragraphs' text too.
+    """
+
+    folders: tuple[str, ...] = ()
+    store_text: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """log_level: the lowest level written to daemon.jsonl."""
 
@@ -85,6 +97,7 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -102,6 +115,7 @@ _SECTIONS: dict[str, type] = {
     "server": ServerConfig,
     "runtime": RuntimeConfig,
     "adapters": AdaptersConfig,
+    "index": IndexConfig,
     "log": LogConfig,
 }
 
@@ -149,6 +163,19 @@ def adapter_defaults(text: str) -> tuple[AdapterRef, ...] | None:
     if text == "none":
         return ()
     return parse_adapters(text.split(","))
+
+
+def folder_roots(folders: Iterable[str]) -> dict[str, Path]:
+    """Return the folders of a setting by their names. Raises ValueError."""
+    roots: dict[str, Path] = {}
+    for text in folders:
+        root = Path(text).expanduser()
+        if not root.is_absolute() or not root.name or ".." in root.parts or root == Path.home():
+            raise ValueError("expected whole paths of folders, such as ~/Documents/Stories")
+        if root.name in roots:
+            raise ValueError("expected folders with different names")
+        roots[root.name] = root
+    return roots
 
 
 def parse_adapters(items: Iterable[str]) -> tuple[AdapterRef, ...]:
@@ -263,6 +290,10 @@ def _variable(name: str) -> str:
 
 def _check_type(value: object, kind: Any) -> object:
     """Return `value` if it is of `kind`; bool is not an int here."""
+    if kind == _TEXTS:
+        if not isinstance(value, list | tuple) or not all(type(item) is str for item in value):
+            raise ValueError(f"expected a list of strings, got {value!r}")
+        return tuple(value)
     choices = get_args(kind)
     if choices:
         if value not in choices:
@@ -274,6 +305,8 @@ def _check_type(value: object, kind: Any) -> object:
 
 
 def _parse_text(text: str, kind: Any) -> object:
+    if kind == _TEXTS:
+        return tuple(item for item in text.split(os.pathsep) if item)
     if kind is bool:
         if text.lower() not in _TRUTH:
             raise ValueError(f"expected true or false, got {text!r}")
@@ -315,6 +348,10 @@ def _cross_checks(config: Config) -> list[str]:
             adapter_defaults(getattr(config.adapters, name))
         except ValueError as error:
             checks.append((False, f"adapters.{name}: {error}"))
+    try:
+        folder_roots(config.index.folders)
+    except ValueError as error:
+        checks.append((False, f"index.folders: {error}"))
     values = leaves(config)
     return [
         f"{message}, got {values[message.partition(':')[0]]!r}" for ok, message in checks if not ok

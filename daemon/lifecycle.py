@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LAUNCHD_LOG_LIMIT = 1_000_000
+_INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
 class Announcer(Protocol):
@@ -159,8 +160,17 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
     from api.app import create_app
+    from api.document_answers import index_event
+    from api.event_hub import EventHub
     from api.services import Services, loopback_hosts
+    from daemon.index import build_index
 
+    events = EventHub()
+    index = build_index(
+        serving.loaded,
+        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
+        sink=lambda event: events.publish("index", index_event(event)),
+    )
     app = create_app(
         Services(
             runtime=runtime,
@@ -168,6 +178,8 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
             allowed_hosts=loopback_hosts(listeners.port),
             version=__version__,
             started_at=time.time(),
+            index=index,
+            events=events,
         )
     )
     paths = serving.loaded.paths
@@ -176,6 +188,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     def ready() -> None:
         settle_memory()
         publish_endpoint(paths, endpoint)
+        index.start()  # after the model: nobody waits for documents
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
         serving.announcer.ready(endpoint, token, paths.token_file)
 
@@ -185,7 +198,12 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         failures.append(reason)
         return not serving.under_launchd
 
-    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, serving.announcer.stopping))
+    def stopping() -> None:
+        events.close()
+        serving.announcer.stopping()
+
+    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 

@@ -50,6 +50,10 @@ class Paths:
         return self.home / "adapters"
 
     @property
+    def index(self) -> Path:
+        return self.home / "index.noindex"  # Spotlight leaves such folders alone
+
+    @property
     def log_file(self) -> Path:
         return self.logs / "daemon.jsonl"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from indexer.errors import IndexLocked
 
-FOLDER_NAME = "index.noindex"  # Spotlight leaves such folders alone
 SECRET_BYTES = 32
 
 _DATABASE = "index.sqlite3"

@@ -29,12 +29,16 @@ Background = Callable[["Progress"], Iterator[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexingOptions:
-    """max_yield_s: after this long beside somebody who types without a pause, one batch is embedded."""
+    """max_yield_s: after this long beside somebody who types without a pause, one batch is embedded.
+
+    rest_after_s: after this long without work the child process that reads files is ended.
+    """
 
     max_waiting: int = 256
     max_waiting_bytes: int = 256 * 2**20
     max_yield_s: float = 10.0
     busy_poll_s: float = 0.05
+    rest_after_s: float = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -178,6 +182,8 @@ class Indexer:
 
     def _step(self) -> None:
         entry = self._queue.take(0 if self._background else self._time_to_wait())
+        if entry is not None or self._background:
+            self.call_later("rest", self._options.rest_after_s, self._pipeline.stages.rest)
         if entry is not None:
             self._index(entry)
             return
@@ -263,11 +269,11 @@ class Indexer:
     def _time_to_wait(self) -> float | None:
         if not self._due:
             return None
-        return max(0.0, min(when for when, _ in self._due.values()) - time.monotonic())
+        return max(0.0, min(when for when, _ in list(self._due.values())) - time.monotonic())
 
     def _call_due(self) -> None:
         now = time.monotonic()
-        for name in [name for name, (when, _) in self._due.items() if when <= now]:
+        for name in [name for name, (when, _) in list(self._due.items()) if when <= now]:
             _, call = self._due.pop(name)
             call()
 

@@ -30,6 +30,7 @@ class Stages:
 
     read_text, read_file: raise DocumentError subclasses. segment: gives what may enter the persona.
     make_embedder: called at the first document. profile: paragraphs → JSON of counts, stored beside them.
+    rest: called when there has been nothing to do for a while. close: called once, at the end.
     """
 
     read_text: Callable[[PushedText], ExtractedText]
@@ -37,6 +38,8 @@ class Stages:
     segment: Callable[[Sequence[Block]], list[Paragraph]]
     make_embedder: Callable[[], Embedder]
     profile: Callable[[Sequence[Paragraph]], str] | None = None
+    rest: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +102,9 @@ class Pipeline:
         self._embedder: Embedder | None = None
 
     def close(self) -> None:
-        """Close the embedder, if there is one."""
-        if self._embedder is not None:
-            self._embedder.close()
-            self._embedder = None
+        """Close the embedder, if there is one, and the stages."""
+        self._close_embedder()
+        self.stages.close()
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -111,7 +113,7 @@ class Pipeline:
 
     def use(self, make_embedder: Callable[[], Embedder]) -> None:
         """Embed with another model from the next document on."""
-        self.close()
+        self._close_embedder()
         self.stages = replace(self.stages, make_embedder=make_embedder)
 
     def bring_in(self, incoming: Incoming, watcher: Watcher) -> Outcome:
@@ -176,6 +178,11 @@ class Pipeline:
             vectors.extend(self._embed_batch(texts[start : start + self.options.batch_size]))
             watcher.progress(n_paragraphs, len(vectors))
         return vectors
+
+    def _close_embedder(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
 
     def _commit(
         self, update: DocumentUpdate, is_wanted: Callable[[], bool], *, is_served: bool
