@@ -130,7 +130,7 @@ def pdf_pages(
     for text in paragraphs:
         wrapped = textwrap.wrap(text, LINE_COLUMNS, initial_indent="   ")
         lines += [(75.0 if n == 0 else 60.0, line.strip()) for n, line in enumerate(wrapped)]
-    pages = []
+    pages: list[list[tuple[float, float, float, str]]] = []
     for start in range(0, len(lines), LINES_A_PAGE):
         shown = [
             (x, 770.0 - LEADING * n, float(FONT_SIZE), text)

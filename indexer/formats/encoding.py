@@ -25,6 +25,7 @@ CANDIDATES = {"cp1252": 0, "cp1251": 0, "koi8_r": 2, "cp866": 2, "mac_cyrillic":
 encoding is counts against it: what a sentence may look like by chance in two of them is the commoner one."""
 
 SAMPLE_BYTES = 65_536
+N_SLICES = 32
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 MAX_BINARY_SHARE = 0.003
 
@@ -101,16 +102,25 @@ def _is_cut(content: bytes) -> bool:
 
 def eight_bit_encoding(content: bytes) -> str:
     """The likeliest of `CANDIDATES` by the letters and their neighbours."""
-    sample = content[:SAMPLE_BYTES]
+    sample = _sample(content)
     return min(CANDIDATES, key=lambda encoding: CANDIDATES[encoding] + _cost(sample, encoding))
 
 
 def is_cyrillic_cp1251(content: bytes) -> bool:
     """Whether bytes declared as Western European are Russian in code page 1251."""
-    sample = content[:SAMPLE_BYTES]
+    sample = _sample(content)
     if RUSSIAN_WORD.search(sample.decode("cp1251", "replace")) is None:
         return False
     return _cost(sample, "cp1251") < _cost(sample, "cp1252")
+
+
+def _sample(content: bytes) -> bytes:
+    """Slices from all over a long file: it may begin in English and go on in Russian."""
+    if len(content) <= SAMPLE_BYTES:
+        return content
+    step = len(content) // N_SLICES
+    size = SAMPLE_BYTES // N_SLICES
+    return b" ".join(content[at : at + size] for at in range(0, len(content), step))
 
 
 def _cost(sample: bytes, encoding: str) -> float:

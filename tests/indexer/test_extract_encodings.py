@@ -48,6 +48,12 @@ def test_western_text_is_not_taken_for_russian(text: str) -> None:
     assert not is_cyrillic_cp1251(text.encode("cp1252"))
 
 
+def test_russian_after_a_long_english_beginning_is_found() -> None:
+    text = "She said: “It’s nothing.” " * 5_000 + "Я не знаю, что это. " * 5_000
+
+    assert decode(text.encode("cp1251")) == (text, "cp1251")
+
+
 def test_utf_8_that_was_cut_or_slightly_damaged_stays_utf_8() -> None:
     content = (RUSSIAN[2] * 10).encode()
 
