@@ -99,6 +99,7 @@ def main() -> int:
                 "acts": dict(sorted(acts.items())),
                 "seconds": round(seconds, 1),
                 "references": len(references),
+                "references_different": len(set(references.values())),
                 "wrong": len(wrong),
                 "wrong_examples": wrong[:5],
                 "alive": alive,

@@ -11,7 +11,7 @@ from adapters.draft import Draft
 from adapters.format import TARGETS, BaseModel, scale_of
 from adapters.install import write
 
-STRENGTH = 0.02  # of an update's entries; enough to change greedy text, too little to end it
+STRENGTH = 0.5  # of an update's entries before scaling; enough to change nearly every greedy text
 
 
 def install_random(
