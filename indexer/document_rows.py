@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ DOCUMENT_COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OldRow:
+class OldRow(NamedTuple):
     """A paragraph that is in the database. has_vector: in the space that is written."""
 
     id: int
@@ -43,15 +42,15 @@ class Plan:
 
 def plan(old: Sequence[OldRow], digests: Sequence[bytes]) -> Plan:
     """Match paragraphs to rows by digest, equal ones in order: each row is used at most once."""
-    free: dict[bytes, deque[OldRow]] = defaultdict(deque)
-    for row in old:
-        free[row.digest].append(row)
+    free: dict[bytes, list[OldRow]] = {}
+    for row in reversed(old):
+        free.setdefault(row.digest, []).append(row)
     kept: list[tuple[int, OldRow]] = []
     new: list[int] = []
     for position, digest in enumerate(digests):
         rows = free.get(digest)
         if rows:
-            kept.append((position, rows.popleft()))
+            kept.append((position, rows.pop()))
         else:
             new.append(position)
     return Plan(kept, new, [row for rows in free.values() for row in rows])
@@ -105,7 +104,6 @@ def apply_plan(
     connection: sqlite3.Connection,
     key: int,
     update: DocumentUpdate,
-    digests: Sequence[bytes],
     todo: Plan,
 ) -> VectorRows | None:
     """Write a plan; returns the rows that got a vector, None when none did."""
@@ -117,14 +115,13 @@ def apply_plan(
         "INSERT INTO paragraphs (id, document, position, digest, language, n_words, n_chars, text) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (row_id, key, position, digests[position], *_facts(update, position))
+            (row_id, key, position, update.digests[position], *_facts(update, position))
             for row_id, position in zip(new_ids, todo.new, strict=True)
         ],
     )
     without = [(row.id, position) for position, row in todo.kept if not row.has_vector]
-    return _put_vectors(
-        connection, key, update, digests, [*without, *zip(new_ids, todo.new, strict=True)]
-    )
+    rows = [*without, *zip(new_ids, todo.new, strict=True)]
+    return _put_vectors(connection, key, update, rows)
 
 
 def as_record(
@@ -178,7 +175,7 @@ def _move(connection: sqlite3.Connection, update: DocumentUpdate, todo: Plan) ->
         [
             (update.paragraphs[position].text if update.keep_text else None, row.id)
             for position, row in todo.kept
-            if row.has_text != update.keep_text
+            if bool(row.has_text) != update.keep_text
         ],
     )
 
@@ -193,11 +190,11 @@ def _put_vectors(
     connection: sqlite3.Connection,
     key: int,
     update: DocumentUpdate,
-    digests: Sequence[bytes],
     rows: Sequence[tuple[int, int]],
 ) -> VectorRows | None:
     if not rows:
         return None
+    digests = update.digests
     missing = sum(digests[position] not in update.vectors for _, position in rows)
     if missing:
         raise IndexFault(

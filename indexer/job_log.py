@@ -35,7 +35,7 @@ def new_job(kind: JobKind, now: float, document_id: str | None = None) -> Job:
 
 def add_job(db: Database, job: Job) -> None:
     """Write a new job, and forget the oldest finished ones."""
-    with db.transaction() as connection:
+    with db.transaction(durable=False) as connection:
         connection.execute(
             f"INSERT INTO jobs ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", _values(job)
         )
@@ -49,7 +49,7 @@ def add_job(db: Database, job: Job) -> None:
 def save_job(db: Database, job: Job) -> None:
     """Write a job's new state; nothing if its document was deleted meanwhile, and the job with it."""
     marks = ", ".join(f"{name.strip()} = ?" for name in _COLUMNS.split(","))
-    with db.transaction() as connection:
+    with db.transaction(durable=False) as connection:
         connection.execute(f"UPDATE jobs SET {marks} WHERE id = ?", (*_values(job), job.id))
 
 

@@ -153,6 +153,7 @@ class Pipeline:
             content_digest=content_digest,
             media_type=extracted.media_type,
             paragraphs=paragraphs,
+            digests=digests,
             vectors=dict(zip(missing, vectors, strict=True)),
             space=space.key,
             keep_text=keep_text,

@@ -127,7 +127,7 @@ def _state(file: FoundFile) -> tuple[int, int, int]:
 
 def _note(db: Database, folder: str, file: FoundFile, failure: str | None, place: bytes) -> None:
     """Remember what a file was like, so that it is read again only when it has changed."""
-    with db.transaction() as connection:
+    with db.transaction(durable=False) as connection:
         connection.execute(
             "INSERT OR REPLACE INTO files (path_digest, folder, document, inode, n_bytes, mtime_ns, "
             "error_code, missing_since) SELECT ?, name, ?, ?, ?, ?, ?, NULL FROM folders WHERE name = ?",
@@ -143,7 +143,7 @@ def _remove_missing(folder: Folder, missing: dict[bytes, _Known], pipeline: Pipe
     for place, row in missing.items():
         if row.missing_since is None:
             is_waiting = True
-            with store.db.transaction() as connection:
+            with store.db.transaction(durable=False) as connection:
                 connection.execute(
                     "UPDATE files SET missing_since = ? WHERE path_digest = ?", (now, place)
                 )
@@ -152,6 +152,6 @@ def _remove_missing(folder: Folder, missing: dict[bytes, _Known], pipeline: Pipe
         else:
             if store.has(row.document):
                 store.delete(row.document, forget=False)
-            with store.db.transaction() as connection:
+            with store.db.transaction(durable=False) as connection:
                 connection.execute("DELETE FROM files WHERE path_digest = ?", (place,))
     return is_waiting

@@ -42,7 +42,7 @@ class Source:
 class DocumentUpdate:
     """A document as it is now, to be committed whole.
 
-    content_digest: keyed digest of the bytes that were read. vectors: unit vectors of `space` by
+    digests: those of the paragraphs, `Store.digests`. content_digest: of the bytes that were read. vectors: unit vectors of `space` by
     paragraph digest, for at least the digests that `Store.digests_to_embed` named.
     profile: counts for the portrait, as JSON. keep_text: store the paragraphs' text too.
     """
@@ -51,6 +51,7 @@ class DocumentUpdate:
     content_digest: bytes
     media_type: str
     paragraphs: Sequence[Paragraph]
+    digests: Sequence[bytes]
     vectors: Mapping[bytes, NDArray[np.float32]]
     space: int
     keep_text: bool = False

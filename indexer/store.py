@@ -101,8 +101,7 @@ class Store:
 
         is_wanted: asked when nothing else can change the index any more; False changes nothing.
         """
-        digests = self.digests([paragraph.text for paragraph in update.paragraphs])
-        text_digest = self.text_digest(digests)
+        text_digest = self.text_digest(update.digests)
         with self.db.lock:
             if not is_wanted():
                 return None
@@ -110,8 +109,8 @@ class Store:
             is_served = active is not None and active.key == update.space
             with self.db.transaction() as connection:
                 key = rows.put_document(connection, update, text_digest, self.clock())
-                todo = rows.plan(rows.old_rows(self.db, key, update.space), digests)
-                added = rows.apply_plan(connection, key, update, digests, todo)
+                todo = rows.plan(rows.old_rows(self.db, key, update.space), update.digests)
+                added = rows.apply_plan(connection, key, update, todo)
                 # What is committed was allowed, so it is forgotten no longer.
                 tombstones.lift(connection, self._marks(update, text_digest))
                 has_changed = bool(todo.removed) or (is_served and added is not None)
@@ -123,9 +122,9 @@ class Store:
         n_new_vectors = 0 if added is None else len(added.ids)
         return Committed(
             document_key=key,
-            n_paragraphs=len(digests),
+            n_paragraphs=len(update.paragraphs),
             n_embedded=n_new_vectors,
-            n_kept=len(digests) - n_new_vectors,
+            n_kept=len(update.paragraphs) - n_new_vectors,
             n_removed=len(todo.removed),
             is_erased=erased,
         )

@@ -15,6 +15,8 @@ from pathlib import Path
 
 log = logging.getLogger("pushkin.indexer")
 
+_STEP_MS = 500  # between two looks at whether to stop
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOptions:
@@ -54,42 +56,77 @@ class FolderWatch:
     def _run(self) -> None:
         # It would log the names of files.
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
+        known = self._present()
         while not self._stopping.is_set():
+            there = self._present()
+            for name in there - known:
+                self._on_change(name)
+            known = there
             try:
-                self._watch()
+                if there:
+                    self._watch([self._roots[name] for name in there])
             except Exception as error:  # noqa: BLE001 - without a watcher there are still the looks
                 log.warning("watching failed", extra={"error_type": type(error).__qualname__})
-            # A folder appeared, a limit was hit, events were lost: look at everything, then watch again.
-            if not self._stopping.wait(self._options.retry_s):
-                self._all_changed()
+                known = set()  # events were lost: look at everything, then watch again
+            if known == self._present() or not known:
+                self._stopping.wait(self._options.retry_s)
 
-    def _watch(self) -> None:
+    def _present(self) -> set[str]:
+        return {name for name, root in self._roots.items() if root.is_dir()}
+
+    def _watch(self, there: list[Path]) -> None:
+        """Until `close`, or until a folder comes or goes."""
         import watchfiles
 
-        there = [root for root in self._roots.values() if root.is_dir()]
-        if not there:
-            return
+        dirty = _Dirty(self._options)
         look_at = time.monotonic() + self._options.look_every_s
+        step_ms = min(_STEP_MS, self._options.quiet_ms)
         for changes in watchfiles.watch(
             *there,
             watch_filter=None,
-            debounce=self._options.longest_ms,
-            step=self._options.quiet_ms,
+            debounce=step_ms,
+            step=step_ms,
             stop_event=self._stopping,
-            rust_timeout=int(self._options.retry_s * 1000),
+            rust_timeout=step_ms,
             yield_on_timeout=True,
             raise_interrupt=False,
             ignore_permission_denied=True,
         ):
             for name, root in self._roots.items():
                 if any(Path(path).is_relative_to(root) for _, path in changes):
-                    self._on_change(name)
+                    dirty.mark(name)
             if time.monotonic() >= look_at:
                 look_at = time.monotonic() + self._options.look_every_s
-                self._all_changed()
+                for name in self._roots:
+                    dirty.mark(name)
+            for name in dirty.settled():
+                self._on_change(name)
             if any(root.is_dir() != (root in there) for root in self._roots.values()):
                 return
 
-    def _all_changed(self) -> None:
-        for name in self._roots:
-            self._on_change(name)
+
+class _Dirty:
+    """Which folders have changed, and for how long they have been quiet since."""
+
+    def __init__(self, options: WatchOptions) -> None:
+        self._options = options
+        self._first: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+
+    def mark(self, name: str) -> None:
+        now = time.monotonic()
+        self._first.setdefault(name, now)
+        self._last[name] = now
+
+    def settled(self) -> list[str]:
+        """Those that are quiet now, or have not been for too long; they are clean afterwards."""
+        now = time.monotonic()
+        quiet_s, longest_s = self._options.quiet_ms / 1000, self._options.longest_ms / 1000
+        found = [
+            name
+            for name, first in self._first.items()
+            if now - self._last[name] >= quiet_s or now - first >= longest_s
+        ]
+        for name in found:
+            del self._first[name], self._last[name]
+        return found

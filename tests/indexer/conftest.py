@@ -125,6 +125,7 @@ def put(store: Store, document_id: str, texts: Sequence[str], **options: object)
         content_digest=store.content_digest("\n".join(texts).encode()),
         media_type="text/plain",
         paragraphs=paragraphs_of(texts),
+        digests=digests,
         vectors=vectors,
         space=space.key,
         **options,

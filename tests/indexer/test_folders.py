@@ -243,6 +243,10 @@ def test_a_watch_tells_of_a_folder_that_appears_later(quick_path):
         WatchOptions(quiet_ms=20, longest_ms=200, retry_s=0.05),
     )
     watch.start()
+    assert not changed.wait(0.2)
     root.mkdir()
+    assert changed.wait(PATIENCE_S)
+    changed.clear()
+    (root / "new.txt").touch()
     assert changed.wait(PATIENCE_S)
     watch.close()

@@ -188,6 +188,7 @@ def test_a_commit_without_its_vectors_changes_nothing(store):
         content_digest=b"other",
         media_type="text/plain",
         paragraphs=paragraphs_of(["Never embedded."]),
+        digests=store.digests(["Never embedded."]),
         vectors={},
         space=space.key,
     )
