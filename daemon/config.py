@@ -84,6 +84,13 @@ class IndexConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PersonaConfig:
+    """persona: whether answers are conditioned on the indexed documents unless a request says otherwise."""
+
+    persona: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """log_level: the lowest level written to daemon.jsonl."""
 
@@ -98,6 +105,7 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    persona: PersonaConfig = field(default_factory=PersonaConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -116,6 +124,7 @@ _SECTIONS: dict[str, type] = {
     "runtime": RuntimeConfig,
     "adapters": AdaptersConfig,
     "index": IndexConfig,
+    "persona": PersonaConfig,
     "log": LogConfig,
 }
 

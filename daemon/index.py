@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from daemon.config import folder_roots
-from daemon.paths import find_model
+from daemon.paths import adapter_roots, find_model
 
 if TYPE_CHECKING:
     from daemon.config import Loaded
     from indexer.indexing import EventSink
+    from indexer.persona_source import IndexPersonas
     from indexer.service import DocumentIndex
     from indexer.types import Embedder
 
 STYLE_ENCODER = "style-encoder"
+PERSONA = "persona"  # the adapter, and the folder that has the plug beside it
 
 
 def build_index(loaded: Loaded, *, is_busy: Callable[[], bool], sink: EventSink) -> DocumentIndex:
@@ -42,6 +44,34 @@ def build_index(loaded: Loaded, *, is_busy: Callable[[], bool], sink: EventSink)
         pipeline=PipelineOptions(keep_text=config.store_text),
     )
     return DocumentIndex(options, stages, is_busy=is_busy, sink=sink)
+
+
+def build_personas(loaded: Loaded, index: DocumentIndex) -> IndexPersonas | None:
+    """Return what makes personas from the index; None when the model has no plug for them.
+
+    Raises PersonaUnavailable for a plug that does not fit the model or the encoder.
+    """
+    from indexer.persona_source import IndexPersonas, PersonaParts
+    from indexer.persona_vector import KIND, load_persona_plug
+    from pushkin_runtime.model_store import read_config
+
+    model_dir = find_model(loaded.config.runtime.model, loaded.paths)
+    folders = (root / PERSONA for root in adapter_roots(model_dir, loaded.paths))
+    folder = next((found for found in folders if (found / f"{KIND}.json").is_file()), None)
+    if folder is None:
+        return None
+    embedder = build_embedder(loaded)  # its own: the index's is used by another thread
+    plug = load_persona_plug(folder, embedder.space, read_config(model_dir).hidden_size)
+    return IndexPersonas(
+        PersonaParts(
+            index=index.vectors,
+            embedder=embedder,
+            plug=plug,
+            knows=index.vectors.knows,
+            generation=lambda: index.generation,
+            adapter=PERSONA,
+        )
+    )
 
 
 def build_embedder(loaded: Loaded) -> Embedder:

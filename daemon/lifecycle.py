@@ -34,6 +34,7 @@ from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
 
 log = logging.getLogger(__name__)
@@ -189,6 +190,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         settle_memory()
         publish_endpoint(paths, endpoint)
         index.start()  # after the model: nobody waits for documents
+        _condition(runtime, serving.loaded, index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
         serving.announcer.ready(endpoint, token, paths.token_file)
 
@@ -206,6 +208,22 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
+
+
+def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
+    """Have answers sound like the user, where the model has what that needs; without it they do not."""
+    from daemon.index import build_personas
+    from indexer.errors import PersonaUnavailable
+
+    if not loaded.config.persona.persona:
+        return
+    try:
+        personas = build_personas(loaded, index)
+    except (PersonaUnavailable, OSError) as error:
+        log.warning("no personas", extra={"error_type": type(error).__name__})
+        return
+    if personas is not None:
+        runtime.use_personas(personas)
 
 
 def _stop_while_starting(_: int, __: object) -> None:

@@ -91,6 +91,14 @@ def open_model(path: Path) -> ModelSpec:
     )
 
 
+def read_config(path: Path) -> ModelConfig:
+    """Return the architecture of the model folder `path`, checking nothing else.
+
+    Raises ModelCorrupt, ModelUnsupported or OSError.
+    """
+    return parse_config(_read_json(path / "config.json"), path.name)
+
+
 def open_tokenizer(spec: ModelSpec) -> TextTokenizer:
     """Load the model's tokenizer. Raises ModelCorrupt when it does not fit the embeddings."""
     return TextTokenizer(spec.path / "tokenizer.json", spec.config.vocab_size)
