@@ -15,6 +15,7 @@ from api.routes import (
     events,
     health,
     models,
+    persona,
     privacy,
     requests,
     writing,
@@ -48,6 +49,16 @@ def create_app(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for module in (writing, requests, adapters, documents, privacy, models, events, health):
+    for module in (
+        writing,
+        requests,
+        adapters,
+        documents,
+        privacy,
+        persona,
+        models,
+        events,
+        health,
+    ):
         app.include_router(module.router)
     return app

@@ -11,6 +11,7 @@ from daemon import __version__
 from daemon.cli_adapters import adapters_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, status, token, version
+from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve
 from daemon.cli_service import service
 from daemon.cli_write import continue_, rephrase, story
@@ -67,7 +68,16 @@ def completion(shell: str) -> None:
 
 for _command in (
     *(serve, status, continue_, rephrase, story),
-    *(token, config_group, models_group, adapters_group, index_group, service, version),
+    *(
+        token,
+        config_group,
+        models_group,
+        adapters_group,
+        index_group,
+        persona_group,
+        service,
+        version,
+    ),
 ):
     app.add_command(_command)
 

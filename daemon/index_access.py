@@ -59,6 +59,8 @@ class IndexAccess(Protocol):
 
     def unwatch(self, name: str) -> Answer: ...
 
+    def persona(self) -> Answer: ...
+
     def export(self, *, vectors: bool) -> Iterator[str]: ...
 
     def forget(self) -> Answer: ...
@@ -124,6 +126,9 @@ class RemoteAccess:
 
     def unwatch(self, name: str) -> Answer:
         return self._client.send("DELETE", f"/v1/folders/{_quoted(name)}")
+
+    def persona(self) -> Answer:
+        return self._client.get("/v1/persona")
 
     def export(self, *, vectors: bool) -> Iterator[str]:
         return self._client.text_of(f"/v1/persona/export?vectors={str(vectors).lower()}")
@@ -197,6 +202,16 @@ class LocalAccess:
     def unwatch(self, name: str) -> Answer:
         n_documents = _result(self._index.unwatch_folder(name))
         return {"name": name, "documents_removed": n_documents}
+
+    def persona(self) -> Answer:
+        from api.persona_answers import Learned, as_json, persona_answer
+
+        learned = Learned(
+            consent=_result(self._index.consent()).global_consent,
+            totals=_result(self._index.totals()),
+            profiled=_result(self._index.profiles()),
+        )
+        return as_json(persona_answer(learned))
 
     def export(self, *, vectors: bool) -> Iterator[str]:
         return _result(self._index.export(with_vectors=vectors))

@@ -130,6 +130,10 @@ class DocumentIndex:
 
         return self._call(find)
 
+    def profiles(self) -> Future[tuple[list[DocumentRecord], dict[str, str]]]:
+        """Every indexed document, and by id the counts for the portrait of those that have them."""
+        return self._call(lambda opened: (opened.store.documents(), opened.store.profiles()))
+
     def delete(self, document_id: str) -> Future[Receipt]:
         """Forget a document for good, also one that is on its way. Raises DocumentNotFound."""
         return self._call(lambda opened: self._delete(opened, document_id))
