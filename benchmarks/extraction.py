@@ -152,7 +152,7 @@ def _pypdf(content: bytes) -> Sequence[str]:
 
 
 def _pypdfium2(content: bytes) -> Sequence[str]:
-    import pypdfium2  # type: ignore[import-untyped]
+    import pypdfium2
 
     return [
         line

@@ -34,6 +34,7 @@ from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
 
@@ -167,10 +168,16 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     from daemon.index import build_index
 
     events = EventHub()
+
+    def heard(event: IndexEvent) -> None:
+        events.publish("index", index_event(event))
+        if event.kind in ("deleted", "consent"):
+            runtime.forget_personas()
+
     index = build_index(
         serving.loaded,
         is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
-        sink=lambda event: events.publish("index", index_event(event)),
+        sink=heard,
     )
     app = create_app(
         Services(

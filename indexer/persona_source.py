@@ -65,6 +65,7 @@ class IndexPersonas:
         self._parts = parts
         self._remembered: OrderedDict[str | _Basis, tuple[_Basis, Persona]] = OrderedDict()
         self._typical: tuple[int, NDArray[np.float32]] | None = None
+        self._generation = -1
 
     def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
         wanted = request.persona
@@ -83,6 +84,9 @@ class IndexPersonas:
         if not self._is_wanted(request):
             return NO_PERSONA
         basis = self._basis(request)
+        if basis.generation != self._generation:  # what is deleted must not live on in here
+            self._remembered.clear()
+            self._generation = basis.generation
         name = request.document_id or basis
         known = self._remembered.get(name)
         if known is None or known[0] != basis:
@@ -92,10 +96,6 @@ class IndexPersonas:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(name)
         return known[1]
-
-    def forget(self) -> None:
-        """Drop every remembered persona; the next requests make new ones. Inference thread."""
-        self._remembered.clear()
 
     def _is_wanted(self, request: GenerationRequest) -> bool:
         """Whether there is something to make it of, and the adapter that reads it is in play."""
@@ -151,13 +151,10 @@ class IndexPersonas:
         only = SearchFilter(
             languages=languages, documents=basis.documents or None, exclude=basis.exclude
         )
-        hits = index.search(self._mean() if query is None else query, N_PARAGRAPHS, only)
-        try:
-            return index.vectors(hits.ids), hits.documents
-        except (
-            KeyError
-        ):  # a paragraph was deleted just now: what is left is found with the next request
-            return np.zeros((0, len(self._mean())), np.float32), ()
+        direction = self._mean() if query is None else query
+        hits = index.search(direction, N_PARAGRAPHS, only, with_vectors=True)
+        assert hits.vectors is not None
+        return hits.vectors, hits.documents
 
     def _mean(self) -> NDArray[np.float32]:
         """The direction of all paragraphs: what is asked for when no paragraph is finished yet."""

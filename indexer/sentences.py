@@ -36,7 +36,7 @@ LOOK_BACK = 40
 def sentence_spans(text: str, language: Language) -> list[tuple[int, int]]:
     """(start, end) of each sentence of a paragraph, without the white space between them; covers all else."""
     if language == "ru":
-        from razdel import sentenize  # type: ignore[import-untyped]
+        from razdel import sentenize
 
         return [(found.start, found.stop) for found in sentenize(text)]
     spans = []

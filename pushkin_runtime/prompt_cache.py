@@ -7,6 +7,7 @@ and values computed under another adapter or persona are never reused. Inference
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,10 +90,10 @@ class PromptCache:
         ):
             self._entries.popitem(last=False)
 
-    def drop_adapters(self, files: frozenset[str]) -> None:
-        """Forget everything computed under an adapter whose SHA-256 is in `files`."""
+    def drop(self, is_dropped: Callable[[CacheKey], bool]) -> None:
+        """Forget every entry whose key is to be dropped."""
         for name, entry in list(self._entries.items()):
-            if any(sha256 in files for sha256, _ in entry.key.adapters):
+            if is_dropped(entry.key):
                 del self._entries[name]
 
     def clear(self) -> None:

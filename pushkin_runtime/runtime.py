@@ -5,6 +5,7 @@ Every method may be called from any thread; only `wait_loaded` and `close` wait.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,7 +18,13 @@ from pathlib import Path
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
-from pushkin_runtime.errors import CapabilityMissing, Draining, InvalidRequest, NotReady
+from pushkin_runtime.errors import (
+    CapabilityMissing,
+    Draining,
+    InvalidRequest,
+    NotReady,
+    QueueFull,
+)
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
@@ -112,6 +119,11 @@ class Runtime:
     def use_personas(self, source: PersonaSource) -> None:
         """Condition generations on what `source` makes, from the next request on."""
         self._personas.source = source
+
+    def forget_personas(self) -> None:
+        """Drop what was computed under any persona: a document was deleted, or consent was withdrawn."""
+        with contextlib.suppress(Draining, QueueFull):  # then the caches go anyway, or soon
+            self._thread.submit(Job(_forget_personas))
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
         """Queue a generation; its events go to `sink` on the inference thread, the last one Done or Failed.
@@ -364,9 +376,14 @@ def _load_adapter(
 def _unload_adapter(shop: Workshop, wanted: AdapterSet) -> Generator[bool, None, AdapterStatus]:
     [spec] = wanted.specs
     shop.adapters.unload(spec)
-    shop.cache.drop_adapters(frozenset({spec.manifest.sha256}))
+    shop.cache.drop(lambda key: spec.manifest.sha256 in dict(key.adapters))
     yield True
     return shop.adapters.status(spec)
+
+
+def _forget_personas(shop: Workshop) -> Generator[bool, None, None]:
+    shop.cache.drop(lambda key: key.persona_version != 0)
+    yield True
 
 
 def _self_test_request() -> GenerationRequest:

@@ -102,14 +102,14 @@ def attach_lora(base: nn.Module, settings: LoraSettings, parent: Path | None = N
     """
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.effective_alpha,
+        lora_alpha=settings.effective_alpha,  # type: ignore[arg-type]  # PEFT divides it: any number will do
         use_rslora=settings.rank_stabilised,
         lora_dropout=settings.dropout,
         target_modules=target_pattern(settings.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, config)  # type: ignore[arg-type]
+    model = get_peft_model(base, config)
     if parent is not None:
         load_weights(model, settings, parent)
     if settings.freeze_a:

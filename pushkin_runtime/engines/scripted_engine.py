@@ -81,8 +81,8 @@ class ScriptedEngine:
     Under adapters a text starts elsewhere in itself and goes around (see `rotation`), so that another
     composition or other factors write another text; a cache read under one and continued under another fails.
     permits: if given, every prefill chunk and decode step first takes one. fail_at: the decode step (from 0,
-    counted over the engine's life) that breaks. `n_steps`, `n_prefills` and `loras`, the adapters of
-    every cache ever made, may be read from any thread.
+    counted over the engine's life) that breaks. `n_steps` and `n_prefills` may be read from any
+    thread.
     """
 
     name = "scripted"
@@ -106,7 +106,6 @@ class ScriptedEngine:
         self.fail_at = fail_at
         self.n_steps = 0
         self.n_prefills = 0
-        self.loras: list[Lora | None] = []
         self.info = ModelInfo(
             id=BASE.id,
             digest=BASE.digest,
@@ -134,7 +133,6 @@ class ScriptedEngine:
         return replace(lora, factors=check_factors(len(lora.factors), factors))
 
     def new_cache(self, lora: Lora | None = None) -> ScriptedCache:
-        self.loras.append(lora)
         return ScriptedCache(lora=lora)
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from pushkin_runtime.engines.base import (
     Tokens,
 )
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
-from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.types import SamplingParams
 
@@ -397,43 +396,3 @@ def test_a_failed_prefill_leaves_no_adapter_behind(engine: Engine) -> None:
         engine.prefill(cache, Tokens(PROMPT * 6))
 
     np.testing.assert_array_equal(logits_under(engine, None), bare)
-
-
-@pytest.fixture
-def scripted() -> ScriptedEngine:
-    return ScriptedEngine(texts=("abcdefghijklmnopqrstuvwxyz",))
-
-
-def test_scripted_text_depends_on_adapters_and_factors(
-    scripted: ScriptedEngine, written: Callable[[Lora | None], str]
-) -> None:
-    first, second = two_loras(scripted)
-    texts = [written(lora) for lora in (None, first, second, scripted.rescale(first, (0.5,)))]
-
-    assert len(set(texts)) == 4
-    assert texts[0] == "abcdefghijklmnopqrstuvwxyz"
-    assert written(scripted.rescale(first, (0.0,))) == texts[0]
-    assert {"".join(sorted(text)) for text in texts} == {texts[0]}
-    assert scripted.loras[:3] == [None, first, second]
-
-
-def test_scripted_cache_fails_when_its_adapters_change(scripted: ScriptedEngine) -> None:
-    first, second = two_loras(scripted)
-    cache = prefilled(scripted, first)
-    fork = scripted.fork(cache, n_tokens=10)
-    assert fork.lora == first
-    fork.lora = second
-
-    with pytest.raises(EngineFailed, match="other adapters"):
-        scripted.prefill(fork, Tokens(PROMPT[:1]))
-    scripted.trim(fork, 0)
-    scripted.prefill(fork, Tokens(PROMPT[:1]))
-
-
-@pytest.fixture
-def written(scripted: ScriptedEngine) -> Callable[[Lora | None], str]:
-    def write(lora: Lora | None) -> str:
-        steps = run(scripted, prefilled(scripted, lora), 26)
-        return scripted.tokenizer.decode([tokens[0] for tokens in steps])
-
-    return write

@@ -111,6 +111,20 @@ def test_it_is_kept_with_the_prompt_and_another_one_is_not_mixed_with_it(
     assert done.persona == PersonaUsed(version=2, strength=1.0)
 
 
+def test_what_was_computed_under_personas_can_be_forgotten(
+    runtime: Runtime, desk: Desk, generate: Callable[..., Done]
+) -> None:
+    write(generate, runtime)
+    desk.persona = Persona(PersonaUsed(version=1, strength=1.0), None, rows(1))
+    write(generate, runtime)
+    assert runtime.status().kv_entries == 2
+
+    runtime.forget_personas()
+    done = write(generate, runtime, persona=OFF)
+    assert done.result.usage.cached_tokens > 0
+    assert write(generate, runtime).result.usage.cached_tokens == 0
+
+
 def test_off_is_really_off(runtime: Runtime, desk: Desk, generate: Callable[..., Done]) -> None:
     bare = write(generate, runtime).result
     desk.persona = Persona(PersonaUsed(version=1, strength=1.0), None, rows(1))
