@@ -28,7 +28,8 @@ def plot(persona: dict[str, Any], path: Path) -> None:
         ) from None
     portrait = persona["portrait"]
     languages = portrait["languages"]
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context({**style, "svg.fonttype": "none"}):  # text stays text
         figure = Figure(figsize=(11, 4 + 3.4 * len(languages)), layout="constrained")
         grid = figure.add_gridspec(1 + len(languages), 6)
         figure.suptitle(_title(persona), fontsize=12)
@@ -62,7 +63,7 @@ def _sentences(axes: Axes, languages: list[dict[str, Any]]) -> None:
     axes.set(title="Sentences by length", xlabel="words", ylabel="share")
     axes.set_ylim(bottom=0)
     if languages:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
 
 
 def _marks(axes: Axes, languages: list[dict[str, Any]]) -> None:
@@ -87,6 +88,8 @@ def _documents(axes: Axes, documents: list[dict[str, Any]]) -> None:
 
 def _words(axes: Axes, one: dict[str, Any], kind: str) -> None:
     """Two dots a word on a logarithmic axis: the user's use and everybody's."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     uses = one["words"][kind][:_N_WORDS]
     colour = _COLOURS[one["language"]]
     axes.set_title(f"{kind.capitalize()} words, {_NAMES[one['language']]}")
@@ -94,14 +97,16 @@ def _words(axes: Axes, one: dict[str, Any], kind: str) -> None:
         axes.axis("off")
         axes.text(0.5, 0.5, "none stand out yet", ha="center", transform=axes.transAxes)
         return
-    places = range(len(uses))
+    places, you = range(len(uses)), "you" if kind == "favourite" else "you, at most"
     here = [max(0.5, use["per_million"]) for use in uses]
     people = [use["general_per_million"] for use in uses]
     axes.hlines(places, people, here, color="#cbd5e0", zorder=1)
     axes.scatter(people, places, color="#a0aec0", label="people", zorder=2)
-    axes.scatter(here, places, color=colour, label="you", zorder=3)
+    axes.scatter(here, places, color=colour, label=you, zorder=3)
     axes.set_yticks(places, [use["word"] for use in uses])
-    axes.set_xscale("log")
+    axes.set_xscale("log", subs=())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.invert_yaxis()
     axes.set_xlabel("per million words")
     axes.legend(frameon=False)

@@ -141,7 +141,7 @@ def _drawn(
         n_words=round(counts.n_words),
         share=round(counts.n_words / n_words, 4),
         sentence_words=spread(counts.sentences),
-        sentence_histogram=tuple(round(share, 5) for share in histogram),
+        sentence_histogram=tuple(round(share, 4) for share in histogram),
         short_sentences=round(sum(histogram[:SHORT_SENTENCE_WORDS]), 4),
         long_sentences=round(sum(histogram[LONG_SENTENCE_WORDS - 1 :]), 4),
         contrast=round(counts.contrast / counts.n_neighbours, 3) if counts.n_neighbours else None,

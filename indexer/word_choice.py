@@ -15,9 +15,10 @@ from indexer.portrait_counts import Counts, folded
 from indexer.types import Language
 
 N_WORDS = 20
-PRIOR_WORDS = 10_000.0  # the prior weighs as much as a text of this length
+PRIOR_WORDS = 2_000.0  # the prior weighs as much as a text of this length
 MIN_LOG_ODDS = math.log(2)
 MIN_Z = 3.0
+MIN_COUNT_FAVOURITE = 4.0
 MIN_FREQUENCY_SHUNNED = 2e-4
 MIN_LETTERS_SHUNNED = 3
 MIN_DOCUMENTS = 2  # that use a favourite, where there are more: else it may be their subject
@@ -77,7 +78,9 @@ def word_choice(
     favourite = [
         _use(word, count, counts.n_words, general[word])
         for word, count in counts.words.items()
-        if word in general and counts.n_using[word] >= min_documents
+        if word in general
+        and count >= MIN_COUNT_FAVOURITE
+        and counts.n_using[word] >= min_documents
     ]
     shunned = [
         _use(word, counts.at_most(word), counts.n_words, frequency)
