@@ -112,7 +112,7 @@ def main() -> int:
         ),
         quiet=arguments.json,
     )
-    return 1 if wrong or not alive or after[1] else 0
+    return 1 if wrong or not alive or after[1] != before[1] else 0
 
 
 @contextlib.contextmanager
