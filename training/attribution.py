@@ -21,10 +21,9 @@ from training.evaluate_base import PROMPTS
 from training.persona_examples import Author, rows_of, sample_history
 from training.persona_lora import PersonaModel
 
-N_TOKENS = 128  # of a generated text, and of the human texts
+N_TOKENS = 96  # of a generated text, and of the human texts
 HUMAN_TEXTS = 150  # of each author, for training the classifier; a fifth is held back
 N_HISTORY = 64
-BATCH = 20
 
 
 @dataclass(frozen=True)
@@ -68,34 +67,49 @@ def classifier(task: AttributionTask, seed: int = 0) -> tuple[Pipeline, float]:
     return model, float(model.score(*parts[True]))
 
 
+@dataclass(frozen=True)
+class Condition:
+    """persona: of the target author, else the null one or no rows. strength: of the persona."""
+
+    persona: bool
+    rows: bool = True
+    strength: float = 1.0
+
+
+CONDITIONS: dict[str, Condition] = {
+    "on": Condition(persona=True),
+    "strength_2": Condition(persona=True, strength=2.0),
+    "null": Condition(persona=False),
+    "base": Condition(persona=False, rows=False),
+}
+
+
 @torch.inference_mode()
 def generate(
-    model: PersonaModel, task: AttributionTask, target: Author, condition: str, seed: int
-) -> list[str]:
-    """One continuation a text, of neutral openings, at min-p 0.1; condition: on, strength_2, null or base."""
+    model: PersonaModel, task: AttributionTask, condition: Condition, seed: int
+) -> tuple[list[str], list[str]]:
+    """Continuations of the openings at min-p 0.1, and whose persona each was written under (in turns)."""
     rng = np.random.default_rng(seed)
     base: Any = model.model
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
-    prefix = list(target.sources[0].prefix)
-    openings = [
-        task.tokenizer.encode(text, add_special_tokens=False).ids
-        for text in PROMPTS[target.language]
-    ]
-    per_opening = max(1, task.n_texts // len(task.targets) // len(openings))
+    targets = [author for author in task.authors if author.name in task.targets]
+    prefix = list(targets[0].sources[0].prefix)
+    empty = np.zeros_like(targets[0].sources[0].vectors[0][0])
+    openings = PROMPTS[targets[0].language]
+    per_opening = max(len(targets), task.n_texts // len(openings))
+    whose = [targets[index % len(targets)] for index in range(per_opening)]
     texts: list[str] = []
     torch.manual_seed(seed)
     for opening in openings:
-        ids = [np.array(prefix + opening)] * per_opening
-        empty = np.zeros_like(target.sources[0].vectors[0][0])
+        ids = task.tokenizer.encode(opening, add_special_tokens=False).ids
         histories = [
-            sample_history(target.sources, N_HISTORY * (condition in ("on", "strength_2")), rng)
-            for _ in ids
+            sample_history(author.sources, N_HISTORY * condition.persona, rng) for author in whose
         ]
-        rows = rows_of(ids, len(prefix), [empty] * len(ids), histories)
+        batch = [np.array(prefix + ids)] * per_opening
+        rows = rows_of(batch, len(prefix), [empty] * per_opening, histories)
         embedded = base.get_input_embeddings()(rows.ids)
-        if condition != "base":
-            strength = 2.0 if condition == "strength_2" else 1.0
-            persona, _ = model.plug(rows.history, strength)
+        if condition.rows:
+            persona, _ = model.plug(rows.history, condition.strength)
             n = model.n_before
             embedded = torch.cat([embedded[:, :n], persona, embedded[:, n:]], 1)
         output = base.generate(
@@ -109,30 +123,29 @@ def generate(
             temperature=1.0,
         )
         texts += [str(task.tokenizer.decode(row)) for row in output.tolist()]
-    return texts
+    return texts, [author.name for author in whose] * len(openings)
 
 
 def attribution(
     model: PersonaModel, bare: PersonaModel, task: AttributionTask, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy by condition with a 95 % interval over texts, and of the classifier on human text."""
+    """Accuracy by condition with a 95 % interval over texts, and of the classifier on human text.
+
+    Without a persona a text is nobody's: each counts for the author whose turn it would have been.
+    """
     judge, human = classifier(task, seed)
     report: dict[str, Any] = {
         "classes": len(task.authors),
         "human_accuracy": round(human, 4),
         "tokens_per_text": N_TOKENS,
     }
-    samples: dict[str, dict[str, str]] = {}
-    for condition in ("on", "strength_2", "null", "base"):
-        used = bare if condition == "base" else model
-        hits: list[bool] = []
-        for author in task.authors:
-            if author.name not in task.targets:
-                continue
-            texts = generate(used, task, author, condition, seed)
-            hits += [guess == author.name for guess in judge.predict(texts)]
-            samples.setdefault(condition, {})[author.name] = texts[0]
-        report[condition] = _proportion(np.array(hits, float))
+    samples: dict[str, str] = {}
+    for name, condition in CONDITIONS.items():
+        texts, whose = generate(model if condition.rows else bare, task, condition, seed)
+        guesses = judge.predict(texts)
+        hits = [guess == author for guess, author in zip(guesses, whose, strict=True)]
+        report[name] = _proportion(np.array(hits, float))
+        samples[name] = f"{whose[0]}: {texts[0]}"
     report["on_over_null"] = round(report["on"]["mean"] / max(1e-9, report["null"]["mean"]), 2)
     report["samples"] = samples
     return report

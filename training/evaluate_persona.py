@@ -41,7 +41,7 @@ from training.persona_lora import PersonaModel
 from training.persona_plug import PlugShape, TrainablePlug
 from training.tokenizer import load_tokenizer
 
-WINDOW = 256
+WINDOW = 128
 BATCH = 16
 N_HISTORY = 64
 BAR_NATS = 0.05

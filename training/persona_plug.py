@@ -73,7 +73,8 @@ class TrainablePlug(nn.Module):
             soft = history.direct
         is_real = history.is_there.any(1)[:, None, None]
         soft = torch.where(is_real, self.null + strength * (soft - self.null), self.null)
-        gain = self.log_gain.exp() * self.target_norm
+        norm: Any = self.target_norm
+        gain = self.log_gain.exp() * norm
         first = gain[0] * F.normalize(self.instruction, dim=0, eps=_SMALLEST_LENGTH)
         rest = gain[1] * F.normalize(soft, dim=-1, eps=_SMALLEST_LENGTH)
         return torch.cat([first.expand(len(soft), 1, -1), rest], 1), attention
@@ -98,7 +99,8 @@ class TrainablePlug(nn.Module):
 
     def arrays(self, dtype: Any = np.float16) -> dict[str, Any]:
         """The tensors of a plug's file, as `PlugWeights` names them."""
-        found = {
+        norm: Any = self.target_norm
+        found: dict[str, Tensor] = {
             "query_w": self.query.weight,
             "in_w": self.into.weight,
             "in_b": self.into.bias,
@@ -108,7 +110,7 @@ class TrainablePlug(nn.Module):
             "null": self.null,
             "log_gain": self.log_gain,
             "log_temperature": self.log_temperature,
-            "target_norm": self.target_norm,
+            "target_norm": norm,
         }
         return {name: value.detach().cpu().numpy().astype(dtype) for name, value in found.items()}
 
