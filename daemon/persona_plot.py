@@ -28,8 +28,13 @@ def plot(persona: dict[str, Any], path: Path) -> None:
         ) from None
     portrait = persona["portrait"]
     languages = portrait["languages"]
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context({**style, "svg.fonttype": "none"}):  # text stays text
+    style: Any = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.fonttype": "none",  # text stays text
+    }
+    with rc_context(style):
         figure = Figure(figsize=(11, 4 + 3.4 * len(languages)), layout="constrained")
         grid = figure.add_gridspec(1 + len(languages), 6)
         figure.suptitle(_title(persona), fontsize=12)

@@ -124,7 +124,7 @@ def _shares(
             id=name,
             n_words=n_words,
             weight=weights[name],
-            share=round(weights[name] * n_words / total, 4) if total else 0.0,
+            share=weights[name] * n_words / total if total else 0.0,
         )
         for name, n_words in sizes.items()
     ]

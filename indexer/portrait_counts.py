@@ -185,6 +185,8 @@ def _counted(paragraphs: Sequence[Paragraph], language: Language) -> dict[str, A
         n_neighbours += max(0, len(lengths) - 1)
         for line in paragraph.text.split("\n"):
             n_words = sum(1 for _ in WORD.finditer(line))
+            if not n_words:
+                continue
             lines[_step(n_words)] += 1
             n_dialogue_words += n_words if DIALOGUE.match(line) else 0
         for name, mark in MARKS.items():

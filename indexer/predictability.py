@@ -1,9 +1,9 @@
 """How predictable somebody's writing is, and the min-p that follows from it.
 
-Of 70 English and 70 Russian authors (20,000 words or so of each, public domain) those with a high MTLD are the ones whose
+Of 70 English and 70 Russian authors (60,000 characters of each, public domain) those with a high MTLD are the ones whose
 text compresses badly (PPMd, order 6; Spearman 0.52 and 0.63). How much sentence lengths vary says nothing about that
 (0.08, −0.16), but how predictable the rhythm is; it has a quarter of the weight. The anchors are those authors'
-tenth and ninetieth percentiles.
+tenth and ninetieth percentiles. The whole against bits a character: −0.50 and −0.59.
 """
 
 from __future__ import annotations

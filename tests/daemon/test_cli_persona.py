@@ -129,6 +129,7 @@ def test_people_get_tables(ready_home, show):
     assert CANARY not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ready_home", ["local"], indirect=True)
 def test_the_picture_shows_words_and_documents(ready_home, show, tmp_path):
     pytest.importorskip("matplotlib")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import islice, product
 
 import pytest
@@ -27,6 +28,7 @@ from indexer.records import DocumentRecord
 from indexer.types import Paragraph
 from indexer.word_choice import general_frequencies, word_choice
 from pushkin_runtime.sampling import TASK_SAMPLING
+from tests.indexer.conftest import HashEmbedder, lines_as_paragraphs
 
 CAT = [
     "the",
@@ -170,6 +172,16 @@ def test_a_document_without_weight_counts_nothing():
     assert drawn("One two three.", weights={"d0": 0.0}).languages == ()
 
 
+def test_the_smallest_share_counts_too():
+    profiles = {
+        "a": profile([paragraph("It was late. We left.")]),
+        "b": profile([paragraph("Было поздно и темно.", "ru")]),
+    }
+    found = portrait(profiles, {"a": 10.0, "b": 0.0001})
+    assert [one.language for one in found.languages] == ["en", "ru"]
+    assert 0 < found.documents[1].share < 1e-4
+
+
 def test_languages_are_drawn_apart():
     both = [paragraph("It was late. We left."), paragraph("Было поздно и темно.", "ru")]
     found = portrait({"a": profile(both)}, {"a": 1.0})
@@ -260,6 +272,20 @@ def test_little_writing_leaves_the_default():
 def test_min_p_grows_with_predictability_within_its_range(one, other):
     low, high = sorted((one, other))
     assert MIN_P_RANGE[0] <= min_p_for(low) <= min_p_for(high) <= MIN_P_RANGE[1]
+
+
+def test_an_index_with_the_stage_gives_a_portrait_and_min_p(open_index):
+    embedder = HashEmbedder()
+    watching = open_index(
+        embedder=embedder, stages=replace(lines_as_paragraphs(embedder), profile=profile)
+    )
+    min_p = MeasuredMinP(watching.index)
+    watching.push("doc", even_text(300))
+    min_p()
+    watching.index.consent().result(10)  # the index answers in order: it is measured now
+    assert min_p() > 0.12
+    documents, profiles = watching.index.profiles().result(10)
+    assert portrait(profiles, {found.id: found.weight for found in documents}).n_words == 3900
 
 
 class FakeIndex:
