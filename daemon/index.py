@@ -25,6 +25,7 @@ def build_index(loaded: Loaded, *, is_busy: Callable[[], bool], sink: EventSink)
     from indexer.folders import FolderOptions
     from indexer.paragraphs import segment
     from indexer.pipeline import PipelineOptions, Stages
+    from indexer.portrait_counts import profile
     from indexer.service import DocumentIndex, IndexOptions
 
     config, extractor = loaded.config.index, Extractor()
@@ -34,6 +35,7 @@ def build_index(loaded: Loaded, *, is_busy: Callable[[], bool], sink: EventSink)
         ),
         read_file=lambda file: extractor.extract(file.content, file_name=f"_{file.suffix}"),
         segment=segment,
+        profile=profile,
         make_embedder=lambda: build_embedder(loaded),
         rest=extractor.rest,
         close=extractor.close,
@@ -53,6 +55,7 @@ def build_personas(loaded: Loaded, index: DocumentIndex) -> IndexPersonas | None
     """
     from indexer.persona_source import IndexPersonas, PersonaParts
     from indexer.persona_vector import KIND, load_persona_plug
+    from indexer.predictability import MeasuredMinP
     from pushkin_runtime.model_store import read_config
 
     model_dir = find_model(loaded.config.runtime.model, loaded.paths)
@@ -69,6 +72,7 @@ def build_personas(loaded: Loaded, index: DocumentIndex) -> IndexPersonas | None
             plug=plug,
             knows=index.vectors.knows,
             generation=lambda: index.generation,
+            min_p=MeasuredMinP(index),
             adapter=PERSONA,
         )
     )
