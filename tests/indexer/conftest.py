@@ -54,6 +54,20 @@ class HashEmbedder:
         pass
 
 
+class GatedEmbedder(HashEmbedder):
+    """Waits for `permits` before each batch; `begun` counts the batches it was asked for."""
+
+    def __init__(self, space=None):
+        super().__init__(*([space] if space else []))
+        self.permits = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
+
+    def embed(self, texts):
+        self.begun.release()
+        assert self.permits.acquire(timeout=PATIENCE_S)
+        return super().embed(texts)
+
+
 def vector_of(text: str, space: EmbeddingSpace = SPACE) -> NDArray[np.float32]:
     """The vector that a text has in a space of the tests."""
     seed = hashlib.sha256(f"{space.id} {text}".encode()).digest()
