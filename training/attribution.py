@@ -146,7 +146,8 @@ def attribution(
         hits = [guess == author for guess, author in zip(guesses, whose, strict=True)]
         report[name] = _proportion(np.array(hits, float))
         samples[name] = f"{whose[0]}: {texts[0]}"
-    report["on_over_null"] = round(report["on"]["mean"] / max(1e-9, report["null"]["mean"]), 2)
+    off = report["null"]["mean"]
+    report["on_over_null"] = round(report["on"]["mean"] / off, 2) if off else None
     report["samples"] = samples
     return report
 

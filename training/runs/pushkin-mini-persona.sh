@@ -8,7 +8,7 @@
 # PYTHON names the interpreter (default: python), THREADS the CPU threads (default 1).
 #
 # Expected cost on one CPU core with AVX-512 BF16 that is otherwise idle: 1 minute of texts, 8 minutes of encoder,
-# 25 minutes of persona, 10 minutes of evaluation; 4 GB of memory, no network. Stop it with SIGTERM and run it again.
+# 10 minutes of persona, 10 minutes of evaluation; 4 GB of memory, no network. Stop it with SIGTERM and run it again.
 set -eu
 data=${1:?usage: $0 DATA RUN [CACHE]}
 run=${2:?usage: $0 DATA RUN [CACHE]}
@@ -38,7 +38,7 @@ test -f "$run/encoder.json" || {
 }
 
 "$python" -m training.persona_lora --base "$base" --encoder "$encoder" --texts "$run/texts.jsonl" \
-  --out "$run/persona" --precision bf16 --steps "${STEPS:-1300}" --threads "$threads"
+  --out "$run/persona" --precision bf16 --steps "${STEPS:-577}" --lesson-steps 220 --threads "$threads"
 # The card stays where it is: only the adapter's and the plug's own files are taken over.
 mkdir -p "$base/adapters/persona"
 for name in adapter.json adapter.safetensors persona-plug.json persona-plug.safetensors; do
