@@ -237,7 +237,9 @@ def counted(
 
 def gelu(values: Floats) -> Floats:
     """GELU by tanh, the form that torch calls `approximate="tanh"`."""
-    inner = np.float32(math.sqrt(2 / math.pi)) * (values + np.float32(0.044715) * values**3)
+    inner = np.float32(math.sqrt(2 / math.pi)) * (
+        values + np.float32(0.044715) * values * values * values
+    )
     result: Floats = np.float32(0.5) * values * (1 + np.tanh(inner))
     return result
 
