@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import DocumentNotFound
 from indexer.persona_vector import PersonaPlug
+from indexer.records import LANGUAGES
 from indexer.types import Embedder, Language
-from indexer.vector_index import SearchFilter, VectorIndex
+from indexer.vector_index import VectorIndex
 from pushkin_runtime.persona import NO_PERSONA, Persona
 from pushkin_runtime.prompt import detect_language
 from pushkin_runtime.types import AdapterRef, GenerationRequest, PersonaSource, PersonaUsed
@@ -27,6 +28,8 @@ MIN_OF_LANGUAGE = 8  # fewer in the text's own language: all languages are used
 MAX_QUERY_CHARS = 2000
 MIN_QUERY_CHARS = 40  # what the index's own paragraphs have at least
 MAX_REMEMBERED = 64
+
+_Sample = tuple[NDArray[np.float32], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class IndexPersonas:
     def __init__(self, parts: PersonaParts) -> None:
         self._parts = parts
         self._remembered: OrderedDict[str | _Basis, tuple[_Basis, Persona]] = OrderedDict()
-        self._typical: tuple[int, NDArray[np.float32]] | None = None
+        self._sampled: tuple[_Basis, _Sample] | None = None
         self._generation = -1
 
     def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
@@ -86,6 +89,7 @@ class IndexPersonas:
         basis = self._basis(request)
         if basis.generation != self._generation:  # what is deleted must not live on in here
             self._remembered.clear()
+            self._sampled = None
             self._generation = basis.generation
         name = request.document_id or basis
         known = self._remembered.get(name)
@@ -123,12 +127,8 @@ class IndexPersonas:
     def _made(self, basis: _Basis) -> Persona:
         parts = self._parts
         query = parts.embedder.embed([basis.query])[0] if basis.query else None
-        for languages in ((basis.language,), None):
-            vectors, documents = self._nearest(query, basis, languages)
-            if len(documents) >= MIN_OF_LANGUAGE:
-                break
-        if not documents:
-            return NO_PERSONA
+        vectors, documents = self._sample(basis)
+        # Without a document, the null persona: its adapter has been chosen, and it was trained with rows before it.
         found = parts.plug.persona(query, vectors, documents, strength=basis.strength)
         sources = sorted(found.sources.items(), key=lambda item: -item[1])
         return Persona(
@@ -137,32 +137,36 @@ class IndexPersonas:
                 strength=basis.strength,
                 sources=tuple(PersonaSource(name, round(weight, 4)) for name, weight in sources),
             ),
-            min_p=parts.min_p(),
+            min_p=parts.min_p() if documents else None,
             rows=found.rows,
         )
 
-    def _nearest(
-        self,
-        query: NDArray[np.float32] | None,
-        basis: _Basis,
-        languages: Collection[Language] | None,
-    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        index = self._parts.index
-        only = SearchFilter(
-            languages=languages, documents=basis.documents or None, exclude=basis.exclude
-        )
-        direction = self._mean() if query is None else query
-        hits = index.search(direction, N_PARAGRAPHS, only, with_vectors=True)
-        assert hits.vectors is not None
-        return hits.vectors, hits.documents
+    def _sample(self, basis: _Basis) -> _Sample:
+        """Paragraphs from all over the user's writing, in the text's language while there are enough.
 
-    def _mean(self) -> NDArray[np.float32]:
-        """The direction of all paragraphs: what is asked for when no paragraph is finished yet."""
-        generation = self._parts.generation()
-        if self._typical is None or self._typical[0] != generation:
-            mean = self._parts.index.all_vectors().vectors.mean(axis=0, dtype=np.float32)
-            self._typical = (generation, mean)
-        return self._typical[1]
+        Evenly spaced ones, not the nearest: those are alike, and on held-out authors the persona told less of
+        its author (models/pushkin-mini/adapters/persona/README.md).
+        """
+        key = replace(basis, query="", strength=0.0)
+        if self._sampled is None or self._sampled[0] != key:
+            self._sampled = (key, self._taken(basis))
+        return self._sampled[1]
+
+    def _taken(self, basis: _Basis) -> _Sample:
+        rows = self._parts.index.all_vectors()
+        keys = {name: number for number, name in rows.names.items()}
+        allowed = np.ones(len(rows.ids), np.bool_)
+        if basis.documents:
+            allowed &= np.isin(rows.documents, [keys[n] for n in basis.documents if n in keys])
+        if basis.exclude:
+            allowed &= ~np.isin(rows.documents, [keys[n] for n in basis.exclude if n in keys])
+        own = allowed & (rows.languages == LANGUAGES.index(basis.language))
+        places = np.flatnonzero(own if own.sum() >= MIN_OF_LANGUAGE else allowed)
+        if len(places) > N_PARAGRAPHS:
+            steps = np.linspace(0, len(places) - 1, N_PARAGRAPHS).round().astype(np.int64)
+            places = places[steps]
+        names = tuple(rows.names[number] for number in rows.documents[places].tolist())
+        return rows.vectors[places].astype(np.float32), names
 
 
 def last_finished_paragraph(text: str) -> str:
