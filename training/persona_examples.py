@@ -201,9 +201,7 @@ class Sampler:
                 direct.append(lessons(source, run, rng))
         rows = rows_of(ids, len(source.prefix), queries, histories)
         given = torch.from_numpy(np.stack(direct)) if direct else None
-        return replace(
-            rows, authors=tuple(names), history=replace(rows.history, direct=given)
-        )
+        return replace(rows, authors=tuple(names), history=replace(rows.history, direct=given))
 
 
 def pooled(sources: Sequence[Source]) -> tuple[Any, Any]:
