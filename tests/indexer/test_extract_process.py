@@ -258,3 +258,16 @@ def test_strange_names_are_only_names(extractor: Extractor) -> None:
             assert "named .pdf" in str(error)  # noqa: PT017
     with pytest.raises(DocumentUnsupported):
         extractor.extract(bytes(range(256)), file_name="letter.txt")
+
+
+def test_what_the_daemon_holds_in_memory_is_not_counted_as_the_childs() -> None:
+    """Linux lets a child inherit the largest size of whoever forked it: a 4B model would have ended every document."""
+    code = (
+        "import sys; held = b'x' * (650 << 20)\n"
+        "from indexer.extract import Extractor\n"
+        "from indexer.limits import ExtractionLimits\n"
+        "extractor = Extractor(ExtractionLimits(memory_bytes=600_000_000))\n"
+        "found = extractor.extract(b'A sentence that is long enough.\\n\\n' * 60000, file_name='a.txt')\n"
+        "extractor.close(); sys.exit(not found.blocks)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

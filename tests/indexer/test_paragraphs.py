@@ -132,7 +132,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
     assert normalise(once) == once
 
 
-@given(st.integers(0, 10**9), st.integers(1, 60))
+@given(st.integers(0, 10**9), st.integers(2, 60))
 @settings(max_examples=25, deadline=None)
 def test_paragraphs_are_neither_short_nor_long_and_lose_nothing(seed: int, n_lines: int) -> None:
     lines = document(random.Random(seed), n_lines)
