@@ -28,6 +28,11 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
     return {**kept, **defaults, "PUSHKIN_HOME": str(home), "PUSHKIN_ENGINE": "scripted", **extra}
 
 
+def _hear_hang_ups() -> None:
+    """`nohup` starts its children with SIGHUP ignored, which the daemon respects."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Daemon:
     """A started daemon; `wait_for` reads its JSON lines, so nothing has to sleep."""
 
@@ -41,6 +46,7 @@ class Daemon:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hear_hang_ups,
         )
         self._watchdog = threading.Timer(LIFETIME_S, self.process.kill)
         self._watchdog.start()
