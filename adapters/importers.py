@@ -11,7 +11,6 @@ from adapters.errors import AdapterNotFound, AdapterUnsupported
 from adapters.format import BaseModel
 
 Format = Literal["peft", "mlx-lm", "gguf"]
-FORMATS: tuple[Format, ...] = ("peft", "mlx-lm", "gguf")
 
 _MARKS: dict[str, Format] = {
     peft_format.WEIGHTS_NAME: "peft",

@@ -127,14 +127,22 @@ class AdapterPool:
             return self._default(task, persona)
         return self._checked(wanted)
 
+    def fits(self, refs: tuple[AdapterRef, ...]) -> bool:
+        """Whether all are installed and made for this model. Raises AdapterCorrupt or AdapterUnsupported."""
+        try:
+            for ref in refs:
+                self._registry.find(ref.name)
+        except (AdapterNotFound, AdapterIncompatible):
+            return False
+        return True
+
     def prefetch(self, wanted: AdapterSet) -> None:
         """Start loading what is not resident; returns at once."""
         with self._lock:
             is_resident = wanted.composition in self._residents
         if wanted.specs and not is_resident:
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the pool has been closed: nobody will ask for it
+            # Once the pool is closed it takes nothing more, and nobody will ask for it.
+            with contextlib.suppress(RuntimeError):
                 self._future(wanted)
 
     def prefetch_defaults(self) -> None:
@@ -286,11 +294,8 @@ class AdapterPool:
 
     def _named_after(self, task: Task) -> tuple[AdapterRef, ...]:
         """The installed adapter with the task's name; none when there is none for this model."""
-        try:
-            self._registry.find(task)
-        except (AdapterNotFound, AdapterIncompatible):
-            return ()
-        return (AdapterRef(task),)
+        named = (AdapterRef(task),)
+        return named if self.fits(named) else ()
 
     def _checked(self, wanted: Sequence[AdapterRef]) -> AdapterSet:
         found: list[tuple[AdapterRef, AdapterSpec]] = []

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
@@ -36,6 +36,7 @@ from pushkin_runtime.types import (
     EventSink,
     GenerationRequest,
     Health,
+    PersonaRequest,
     RuntimeState,
     RuntimeStatus,
     SamplingOverrides,
@@ -134,7 +135,10 @@ class Runtime:
         """
         pool = self._ready_shop().adapters
         self._check_request(request)
-        adapters = pool.resolve(request.adapters, request.task, self._personas.check(request))
+        persona = self._personas.check(request)
+        if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
+            request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
+        adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
         handle = GenerationHandle(
             request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget

@@ -19,7 +19,6 @@ from pushkin_runtime.types import Control, GenerationRequest, Task
 N_CONTEXT = 2048
 IGNORED = -100  # the label of a token without loss
 TASKS: tuple[Task, ...] = ("continue", "rephrase", "story")
-SPLITS: tuple[str, ...] = ("train", "held_out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from indexer.language import language_of
 from indexer.sentences import sentence_spans
 from indexer.types import Block, BlockKind
 
-LINE = re.compile(r"[^\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]*")
 NEWLINE = re.compile(r"\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 Span = tuple[int, int]
 

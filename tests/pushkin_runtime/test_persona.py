@@ -172,6 +172,22 @@ def test_its_adapter_joins_the_tasks_default_and_no_explicit_choice(
     assert write(generate, runtime, adapters=()).result.adapters == ()
 
 
+def test_without_its_adapter_for_this_model_there_is_no_persona_and_no_failure(
+    runtime: Runtime,
+    desk: Desk,
+    tmp_path: Path,
+    tiny_base: Any,
+    write_adapter: Callable[..., None],
+    generate: Callable[..., Done],
+) -> None:
+    desk.persona = Persona(PersonaUsed(version=1, strength=1.0), None, rows(1))
+    desk.adapters = (AdapterRef("persona"),)
+    assert write(generate, runtime).result.persona == PersonaUsed()
+
+    write_adapter(tmp_path, "persona", tiny_base, base_id="another", base_digest="ab" * 32)
+    assert write(generate, runtime).result.persona == PersonaUsed()
+
+
 def test_without_an_index_documents_cannot_be_chosen(
     tiny_model: Path, start_runtime: Callable[..., Runtime], generate: Callable[..., Done]
 ) -> None:
