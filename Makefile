@@ -18,6 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+# silero-vad asks for torchaudio; its ONNX file, all that is used of it, needs nothing.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps silero-vad==6.2.3
 	@touch $@
 
 setup: $(VENV)/.installed  ## create the virtual environment
