@@ -165,7 +165,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.services import Services, loopback_hosts
-    from daemon.index import build_index
+    from daemon.index import build_embedding_desk, build_index
 
     events = EventHub()
 
@@ -179,6 +179,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
         sink=heard,
     )
+    embeddings = build_embedding_desk(serving.loaded)
     app = create_app(
         Services(
             runtime=runtime,
@@ -188,6 +189,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
             started_at=time.time(),
             index=index,
             events=events,
+            embedder=embeddings,
         )
     )
     paths = serving.loaded.paths
@@ -212,6 +214,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         serving.announcer.stopping()
 
     run_server(app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    embeddings.close()
     index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])

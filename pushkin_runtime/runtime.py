@@ -30,6 +30,7 @@ from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
     AdapterStatus,
@@ -191,6 +192,10 @@ class Runtime:
         job = Job(lambda shop: _unload_adapter(shop, wanted))
         self._thread.submit(job)
         return job.future
+
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+        return self._ready_shop().engine.tokenizer
 
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""

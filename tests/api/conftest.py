@@ -20,12 +20,13 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.event_hub import EventHub
-from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     Done,
@@ -84,6 +85,9 @@ class TappedRuntime:
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         return self.inner.unload_adapter(name)
+
+    def tokenizer(self) -> TextTokenizer:
+        return self.inner.tokenizer()
 
     def status(self) -> RuntimeStatus:
         return self.inner.status()
@@ -147,6 +151,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
+        embedder: TextEmbedder | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -172,6 +177,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             limits=limits or ApiLimits(),
             index=index,
             events=events or EventHub(),
+            embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)
