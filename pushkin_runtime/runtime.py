@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
+from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
+from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
@@ -28,6 +29,7 @@ from pushkin_runtime.errors import (
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
+from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.types import (
@@ -89,6 +91,7 @@ class Runtime:
         self._choice = choose_engine(options.engine)
         self._create = create
         self._personas = PersonaDesk()
+        self._observers = ObserverDesk()
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
@@ -117,6 +120,10 @@ class Runtime:
         """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
         return self._loaded.wait(timeout_s)
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` look on, from the next request and load on."""
+        self._observers.observer = observer
+
     def use_personas(self, source: PersonaSource) -> None:
         """Condition generations on what `source` makes, from the next request on."""
         self._personas.source = source
@@ -141,7 +148,11 @@ class Runtime:
         adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
         handle = GenerationHandle(
-            request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
+            request,
+            self._observers.observer.events(request, sink),
+            adapters=adapters,
+            wake=self._thread.wake,
+            on_end=self._forget,
         )
         with self._lock:
             if request.request_id in self._running:
@@ -181,14 +192,14 @@ class Runtime:
         pool = self._ready_shop().adapters
         wanted = pool.resolve((AdapterRef(name),), "continue")
         pool.prefetch(wanted)
-        job = Job(lambda shop: _load_adapter(shop.adapters, wanted, pinned))
+        job = Job(lambda shop: load_adapter(shop.adapters, wanted, pinned))
         self._thread.submit(job)
         return job.future
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back the memory of an adapter and of what was computed under it. Raises as `load_adapter`."""
         wanted = self._ready_shop().adapters.resolve((AdapterRef(name),), "continue")
-        job = Job(lambda shop: _unload_adapter(shop, wanted))
+        job = Job(lambda shop: unload_adapter(shop, wanted))
         self._thread.submit(job)
         return job.future
 
@@ -263,8 +274,9 @@ class Runtime:
         shop = Workshop(
             engine=engine,
             cache=PromptCache(engine, self.options.kv_budget_bytes),
-            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
+            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers),
             persona=self._personas,
+            observers=self._observers,
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._note_progress,
@@ -357,32 +369,6 @@ def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
     if new.revision is None or running.revision is None:
         return False
     return new.revision < running.revision
-
-
-def _load_adapter(
-    pool: AdapterPool, wanted: AdapterSet, pinned: bool
-) -> Generator[bool, None, AdapterStatus]:
-    [spec] = wanted.specs
-    while not pool.is_ready(wanted):
-        yield False
-    pool.acquire(wanted)
-    try:
-        yield True
-        pool.probe(spec.manifest.sha256)
-        if pinned:
-            pool.pin(spec)
-    finally:
-        pool.release(wanted)
-    pool.resolve(wanted.refs, "continue")  # raises if the probe found no effect
-    return pool.status(spec)
-
-
-def _unload_adapter(shop: Workshop, wanted: AdapterSet) -> Generator[bool, None, AdapterStatus]:
-    [spec] = wanted.specs
-    shop.adapters.unload(spec)
-    shop.cache.drop(lambda key: spec.manifest.sha256 in dict(key.adapters))
-    yield True
-    return shop.adapters.status(spec)
 
 
 def _forget_personas(shop: Workshop) -> Generator[bool, None, None]:
