@@ -9,12 +9,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pushkin_runtime import jobs
+from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
@@ -30,6 +30,7 @@ from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
 from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, self_test_request
+from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.types import (
@@ -89,6 +90,7 @@ class Runtime:
         self._choice = choose_engine(options.engine)
         self._create = create
         self._personas = PersonaDesk()
+        self._observers = ObserverDesk()
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
         self._slots: dict[tuple[str, str], GenerationHandle] = {}
@@ -117,6 +119,10 @@ class Runtime:
         """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
         return self._loaded.wait(timeout_s)
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` look on, from the next request and load on."""
+        self._observers.observer = observer
+
     def use_personas(self, source: PersonaSource) -> None:
         """Condition generations on what `source` makes, from the next request on."""
         self._personas.source = source
@@ -125,7 +131,7 @@ class Runtime:
         """Drop what was computed under any persona: a document was deleted, or consent was withdrawn."""
         # Where it cannot be done the caches go anyway, or soon.
         with contextlib.suppress(Draining, EngineFailed, QueueFull):
-            self._thread.submit(Job(jobs.forget_personas))
+            self._thread.submit(Job(_forget_personas))
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
         """Queue a generation; its events go to `sink` on the inference thread, the last one Done or Failed.
@@ -142,7 +148,11 @@ class Runtime:
         adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
         handle = GenerationHandle(
-            request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
+            request,
+            self._observers.observer.events(request, sink),
+            adapters=adapters,
+            wake=self._thread.wake,
+            on_end=self._forget,
         )
         with self._lock:
             if request.request_id in self._running:
@@ -182,14 +192,14 @@ class Runtime:
         pool = self._ready_shop().adapters
         wanted = pool.resolve((AdapterRef(name),), "continue")
         pool.prefetch(wanted)
-        job = Job(lambda shop: jobs.load_adapter(shop.adapters, wanted, pinned=pinned))
+        job = Job(lambda shop: load_adapter(shop.adapters, wanted, pinned))
         self._thread.submit(job)
         return job.future
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back the memory of an adapter and of what was computed under it. Raises as `load_adapter`."""
         wanted = self._ready_shop().adapters.resolve((AdapterRef(name),), "continue")
-        job = Job(lambda shop: jobs.unload_adapter(shop, wanted))
+        job = Job(lambda shop: unload_adapter(shop, wanted))
         self._thread.submit(job)
         return job.future
 
@@ -254,8 +264,9 @@ class Runtime:
         shop = Workshop(
             engine=engine,
             cache=PromptCache(engine, self.options.kv_budget_bytes),
-            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
+            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers),
             persona=self._personas,
+            observers=self._observers,
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._liveness.note,
@@ -339,3 +350,8 @@ def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
     if new.revision is None or running.revision is None:
         return False
     return new.revision < running.revision
+
+
+def _forget_personas(shop: Workshop) -> Generator[bool, None, None]:
+    shop.cache.drop(lambda key: key.persona_version != 0)
+    yield True

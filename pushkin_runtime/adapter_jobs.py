@@ -1,7 +1,4 @@
-"""The short jobs that are not generations: adapters in and out of memory, personas forgotten.
-
-Each is a generator for the inference thread, advanced unit by unit like `Generation.run`.
-"""
+"""What the inference thread does with adapters besides generating: see `inference_thread.Job`."""
 
 from __future__ import annotations
 
@@ -13,9 +10,9 @@ from pushkin_runtime.types import AdapterStatus
 
 
 def load_adapter(
-    pool: AdapterPool, wanted: AdapterSet, *, pinned: bool
+    pool: AdapterPool, wanted: AdapterSet, pinned: bool
 ) -> Generator[bool, None, AdapterStatus]:
-    """Wait for one adapter, measure its effect, pin it if asked to. Raises AdapterError."""
+    """Bring one adapter into memory and measure its effect. Raises AdapterError."""
     [spec] = wanted.specs
     while not pool.is_ready(wanted):
         yield False
@@ -32,15 +29,9 @@ def load_adapter(
 
 
 def unload_adapter(shop: Workshop, wanted: AdapterSet) -> Generator[bool, None, AdapterStatus]:
-    """Give back one adapter's memory and what was computed under it. Raises AdapterInUse."""
+    """Give back an adapter's memory, and the KV caches computed under it. Raises AdapterInUse."""
     [spec] = wanted.specs
     shop.adapters.unload(spec)
     shop.cache.drop(lambda key: spec.manifest.sha256 in dict(key.adapters))
     yield True
     return shop.adapters.status(spec)
-
-
-def forget_personas(shop: Workshop) -> Generator[bool, None, None]:
-    """Drop what was computed under any persona."""
-    shop.cache.drop(lambda key: key.persona_version != 0)
-    yield True
