@@ -17,7 +17,6 @@ from starlette.types import Receive
 from api.services import GenerationHandle, GenerationRuntime
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, GenerationResult
 
-
 T = TypeVar("T")
 
 

@@ -34,6 +34,7 @@ from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from api.event_hub import EventHub
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
@@ -162,23 +163,12 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
     from api.app import create_app
-    from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.services import Services, loopback_hosts
-    from daemon.index import build_embedding_desk, build_index
+    from daemon.index import build_embedding_desk
 
     events = EventHub()
-
-    def heard(event: IndexEvent) -> None:
-        events.publish("index", index_event(event))
-        if event.kind in ("deleted", "consent"):
-            runtime.forget_personas()
-
-    index = build_index(
-        serving.loaded,
-        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
-        sink=heard,
-    )
+    index = _index(serving.loaded, runtime, events)
     embeddings = build_embedding_desk(serving.loaded)
     app = create_app(
         Services(
@@ -218,6 +208,23 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
+
+
+def _index(loaded: Loaded, runtime: Runtime, events: EventHub) -> DocumentIndex:
+    """The index of documents, not yet started; what it tells reaches the listeners and the runtime."""
+    from api.document_answers import index_event
+    from daemon.index import build_index
+
+    def heard(event: IndexEvent) -> None:
+        events.publish("index", index_event(event))
+        if event.kind in ("deleted", "consent"):
+            runtime.forget_personas()
+
+    return build_index(
+        loaded,
+        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
+        sink=heard,
+    )
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
