@@ -99,7 +99,7 @@ def serve(serving: Serving) -> None:
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
         withdraw_endpoint(paths)
-        token = ensure_token(paths.token_file) if serving.loaded.config.server.auth else None
+        token = ensure_token(paths.token_file)
         listeners = _open_listeners(serving)
         try:
             endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
@@ -156,7 +156,7 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
     )
 
 
-def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str | None) -> None:
+def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str) -> None:
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
@@ -166,7 +166,9 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     from api.event_hub import EventHub
     from api.services import Services, loopback_hosts
     from daemon.index import build_index
+    from daemon.token_files import TokenFiles
 
+    auth = serving.loaded.config.server.auth
     events = EventHub()
 
     def heard(event: IndexEvent) -> None:
@@ -182,7 +184,9 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
     app = create_app(
         Services(
             runtime=runtime,
-            auth_token=token,
+            tokens=TokenFiles(serving.loaded.paths),
+            # The shipped editor knows no token: it may write, and change nothing.
+            without_token=None if auth else "editor",
             allowed_hosts=loopback_hosts(listeners.port),
             version=__version__,
             started_at=time.time(),
@@ -199,7 +203,7 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
-        serving.announcer.ready(endpoint, token, paths.token_file)
+        serving.announcer.ready(endpoint, token if auth else None, paths.token_file)
 
     def failed(reason: str) -> bool:
         # Under launchd a daemon that stays and says why beats one that is restarted for ever.
