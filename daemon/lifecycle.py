@@ -34,6 +34,9 @@ from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from api.event_hub import EventHub
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
@@ -99,7 +102,7 @@ def serve(serving: Serving) -> None:
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
         withdraw_endpoint(paths)
-        token = ensure_token(paths.token_file) if serving.loaded.config.server.auth else None
+        token = ensure_token(paths.token_file)
         listeners = _open_listeners(serving)
         try:
             endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
@@ -156,16 +159,57 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
     )
 
 
-def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str | None) -> None:
+def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str) -> None:
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
+    edge = build_edge(serving.loaded, runtime, listeners.port)
+    paths = serving.loaded.paths
+    failures: list[str] = []
+
+    def ready() -> None:
+        settle_memory()
+        publish_endpoint(paths, endpoint)
+        edge.index.start()  # after the model: nobody waits for documents
+        _condition(runtime, serving.loaded, edge.index)
+        log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
+        shown = token if serving.loaded.config.server.auth else None
+        serving.announcer.ready(endpoint, shown, paths.token_file)
+
+    def failed(reason: str) -> bool:
+        # Under launchd a daemon that stays and says why beats one that is restarted for ever.
+        settle_memory()
+        failures.append(reason)
+        return not serving.under_launchd
+
+    def stopping() -> None:
+        edge.events.close()
+        serving.announcer.stopping()
+
+    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    edge.index.close(_INDEX_CLOSE_S)
+    if failures and not serving.under_launchd:
+        raise LoadFailed(failures[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The web application and what it was built around that needs starting or closing."""
+
+    app: FastAPI
+    index: DocumentIndex
+    events: EventHub
+
+
+def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+    """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.services import Services, loopback_hosts
     from daemon.index import build_index
+    from daemon.token_files import TokenFiles
 
     events = EventHub()
 
@@ -175,46 +219,24 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
             runtime.forget_personas()
 
     index = build_index(
-        serving.loaded,
+        loaded,
         is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
         sink=heard,
     )
     app = create_app(
         Services(
             runtime=runtime,
-            auth_token=token,
-            allowed_hosts=loopback_hosts(listeners.port),
+            tokens=TokenFiles(loaded.paths),
+            # The shipped editor knows no token: it may write, and change nothing.
+            without_token=None if loaded.config.server.auth else "editor",
+            allowed_hosts=loopback_hosts(port),
             version=__version__,
             started_at=time.time(),
             index=index,
             events=events,
         )
     )
-    paths = serving.loaded.paths
-    failures: list[str] = []
-
-    def ready() -> None:
-        settle_memory()
-        publish_endpoint(paths, endpoint)
-        index.start()  # after the model: nobody waits for documents
-        _condition(runtime, serving.loaded, index)
-        log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
-        serving.announcer.ready(endpoint, token, paths.token_file)
-
-    def failed(reason: str) -> bool:
-        # Under launchd a daemon that stays and says why beats one that is restarted for ever.
-        settle_memory()
-        failures.append(reason)
-        return not serving.under_launchd
-
-    def stopping() -> None:
-        events.close()
-        serving.announcer.stopping()
-
-    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
-    index.close(_INDEX_CLOSE_S)
-    if failures and not serving.under_launchd:
-        raise LoadFailed(failures[0])
+    return Edge(app, index, events)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
