@@ -9,6 +9,8 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.scopes import TokenScope
+from api.tokens import TokenSource
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.types import (
@@ -76,24 +78,24 @@ class ApiLimits:
 class Services:
     """Everything `create_app` needs.
 
-    auth_token: None turns the token check off (`--no-auth`); the other guards always stay on.
+    tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
+    None refuses them. The other guards always stay on.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
     """
 
     runtime: GenerationRuntime
-    auth_token: str | None
+    tokens: TokenSource
     allowed_hosts: frozenset[str]
     version: str
     started_at: float
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    without_token: TokenScope | None = None
 
     def __post_init__(self) -> None:
-        if self.auth_token is not None and len(self.auth_token) < 16:
-            raise ValueError("auth_token: expected at least 16 characters, or None for no token")
         if not self.allowed_hosts:
             raise ValueError("allowed_hosts: expected at least one host, got none")
 

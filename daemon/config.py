@@ -35,7 +35,7 @@ _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether requests need the token."""
+    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes always do."""
 
     port: int = 1799
     auth: bool = True

@@ -35,6 +35,8 @@ from daemon.watchdog import Watchdog, end_dead
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from api.event_hub import EventHub
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
@@ -101,7 +103,7 @@ def serve(serving: Serving) -> None:
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
-        token = ensure_token(paths.token_file) if serving.loaded.config.server.auth else None
+        token = ensure_token(paths.token_file)
         listeners = _open_listeners(serving)
         try:
             endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
@@ -161,33 +163,13 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
 
 
 def _run(
-    serving: Serving,
-    listeners: Listeners,
-    endpoint: Endpoint,
-    token: str | None,
-    faults: IO[bytes],
+    serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str, faults: IO[bytes]
 ) -> None:
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
-    from api.app import create_app
-    from api.event_hub import EventHub
-    from api.services import Services, loopback_hosts
-
-    events = EventHub()
-    index = _index_of(serving.loaded, runtime, events)
-    app = create_app(
-        Services(
-            runtime=runtime,
-            auth_token=token,
-            allowed_hosts=loopback_hosts(listeners.port),
-            version=__version__,
-            started_at=time.time(),
-            index=index,
-            events=events,
-        )
-    )
+    edge = build_edge(serving.loaded, runtime, listeners.port)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -197,10 +179,11 @@ def _run(
         settle_memory()
         watchdog.start()
         publish_endpoint(paths, endpoint)
-        index.start()  # after the model: nobody waits for documents
-        _condition(runtime, serving.loaded, index)
+        edge.index.start()  # after the model: nobody waits for documents
+        _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
-        serving.announcer.ready(endpoint, token, paths.token_file)
+        shown = token if serving.loaded.config.server.auth else None
+        serving.announcer.ready(endpoint, shown, paths.token_file)
 
     def failed(reason: str) -> bool:
         # Under launchd a daemon that stays and says why beats one that is restarted for ever.
@@ -210,30 +193,59 @@ def _run(
 
     def stopping() -> None:
         watchdog.stop()
-        events.close()
+        edge.events.close()
         serving.announcer.stopping()
 
-    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
-    index.close(_INDEX_CLOSE_S)
+    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 
 
-def _index_of(loaded: Loaded, runtime: Runtime, events: EventHub) -> DocumentIndex:
-    """Return the index of documents, not yet started; what happens in it is told to whoever listens."""
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The web application and what it was built around that needs starting or closing."""
+
+    app: FastAPI
+    index: DocumentIndex
+    events: EventHub
+
+
+def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+    """Return the application that answers on `port`; nothing is started."""
+    from api.app import create_app
     from api.document_answers import index_event
+    from api.event_hub import EventHub
+    from api.services import Services, loopback_hosts
     from daemon.index import build_index
+    from daemon.token_files import TokenFiles
+
+    events = EventHub()
 
     def heard(event: IndexEvent) -> None:
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
 
-    def is_busy() -> bool:
-        status = runtime.status()
-        return status.n_active + status.n_queued > 0
-
-    return build_index(loaded, is_busy=is_busy, sink=heard)
+    index = build_index(
+        loaded,
+        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
+        sink=heard,
+    )
+    app = create_app(
+        Services(
+            runtime=runtime,
+            tokens=TokenFiles(loaded.paths),
+            # The shipped editor knows no token: it may write, and change nothing.
+            without_token=None if loaded.config.server.auth else "editor",
+            allowed_hosts=loopback_hosts(port),
+            version=__version__,
+            started_at=time.time(),
+            index=index,
+            events=events,
+        )
+    )
+    return Edge(app, index, events)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
