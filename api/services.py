@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from api.event_hub import EventHub
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     EventSink,
@@ -41,6 +42,9 @@ class GenerationRuntime(Protocol):
 
     def cancel(self, request_id: str) -> bool:
         """Cancel by id; True if that request was queued or running."""
+
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
 
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter. Raises NotReady or Draining."""

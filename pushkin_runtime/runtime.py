@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
+from pushkin_runtime.admission import check_request
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
-    CapabilityMissing,
     Draining,
     InvalidRequest,
     NotReady,
@@ -30,6 +30,7 @@ from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
     AdapterStatus,
@@ -133,8 +134,9 @@ class Runtime:
         the one running is superseded at once.
         Raises NotReady, Draining, QueueFull, AdapterError, CapabilityMissing or InvalidRequest.
         """
-        pool = self._ready_shop().adapters
-        self._check_request(request)
+        shop = self._ready_shop()
+        pool = shop.adapters
+        check_request(request, shop.engine.tokenizer)
         persona = self._personas.check(request)
         if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
@@ -168,6 +170,10 @@ class Runtime:
             return False
         handle.cancel()
         return True
+
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's, safe to use from any thread. Raises NotReady or Draining."""
+        return self._ready_shop().engine.tokenizer
 
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter, by name, broken ones included. Raises NotReady or Draining."""
@@ -321,15 +327,6 @@ class Runtime:
             raise Draining("The daemon is shutting down; ask again when it is back.")
         assert self._shop is not None  # set before the state is "ready"
         return self._shop
-
-    def _check_request(self, request: GenerationRequest) -> None:
-        """Refuse what cannot be done while a real status code can still be given."""
-        if request.quality == "best":
-            raise CapabilityMissing(
-                'quality "best" needs the writing-quality reward model, which is not installed; '
-                'use "fast" or "balanced".',
-                param="quality",
-            )
 
     def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
         if request.document_id is None:

@@ -26,6 +26,7 @@ from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     Done,
@@ -75,6 +76,9 @@ class TappedRuntime:
 
     def cancel(self, request_id: str) -> bool:
         return self.inner.cancel(request_id)
+
+    def tokenizer(self) -> TextTokenizer:
+        return self.inner.tokenizer()
 
     def adapters(self) -> Future[list[AdapterStatus]]:
         return self.inner.adapters()
