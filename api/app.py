@@ -8,13 +8,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api.errors import CODES, answer_error
+from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
     documents,
     events,
     health,
-    models,
     persona,
     privacy,
     requests,
@@ -57,6 +57,7 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        embeddings,
         events,
         health,
     ):

@@ -20,6 +20,7 @@ from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora
 from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.persona import NO_PERSONA, PersonaSource
 from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
 from pushkin_runtime.prompt_cache import CacheKey, PromptCache
@@ -48,14 +49,15 @@ N_DRAFTS = 3  # how many are written when the best of several is wanted
 class Workshop:
     """What every generation works with; owned by the inference thread.
 
-    banned: tokens that no answer may contain. on_progress: told the number of new tokens (0 for a prefill
-    chunk) as a sign of life.
+    observers: who watches the units of work. banned: tokens that no answer may contain. on_progress: told
+    the number of new tokens (0 for a prefill chunk) as a sign of life.
     """
 
     engine: Engine
     cache: PromptCache
     adapters: AdapterPool
     persona: PersonaSource
+    observers: ObserverDesk
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int], None]
@@ -100,9 +102,16 @@ class Generation:
         Raises what the engine, the prompt or an adapter's load raises; the caller reports it.
         """
         try:
-            yield from self._work()
+            observer = self._shop.observers.observer
+            yield from observer.units(self._request.request_id, self._stage, self._work())
         finally:
             self._release_adapters()
+
+    def _stage(self) -> str:
+        """What the last unit of work was, for whoever looks on."""
+        if self._rows:
+            return "decode"
+        return "prefill" if self._holds_adapters or not self._adapters.specs else "adapter"
 
     def _work(self) -> Iterator[bool]:
         clock = self._clock
