@@ -47,9 +47,6 @@ class GenerationRuntime(Protocol):
     def cancel(self, request_id: str) -> bool:
         """Cancel by id; True if that request was queued or running."""
 
-    def tokenizer(self) -> TextTokenizer:
-        """The loaded model's. Raises NotReady or Draining."""
-
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter. Raises NotReady or Draining."""
 

@@ -182,10 +182,6 @@ class Runtime:
         handle.cancel()
         return True
 
-    def tokenizer(self) -> TextTokenizer:
-        """The loaded model's, safe to use from any thread. Raises NotReady or Draining."""
-        return self._ready_shop().engine.tokenizer
-
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter, by name, broken ones included. Raises NotReady or Draining."""
         return self._ready_shop().adapters.statuses()

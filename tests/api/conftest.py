@@ -79,9 +79,6 @@ class TappedRuntime:
     def cancel(self, request_id: str) -> bool:
         return self.inner.cancel(request_id)
 
-    def tokenizer(self) -> TextTokenizer:
-        return self.inner.tokenizer()
-
     def adapters(self) -> Future[list[AdapterStatus]]:
         return self.inner.adapters()
 
