@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Step
+from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.mlx_cache import MlxKVCache
 from pushkin_runtime.engines.mlx_errors import translated
-from pushkin_runtime.host_sampler import HostSampler
 from pushkin_runtime.sampler_stages import active_stages
 from pushkin_runtime.sampling import Uniforms
-from pushkin_runtime.types import Sampler, SamplingParams
-
-if TYPE_CHECKING:
-    from pushkin_runtime.engines.mlx_engine import MlxEngine, MlxKVCache
+from pushkin_runtime.types import ModelInfo, Sampler, SamplingParams
 
 ON_DEVICE: frozenset[Sampler] = frozenset(("penalties", "top_k", "top_p", "min_p", "temperature"))
 
 
-def open_decoder(engine: MlxEngine, cache: MlxKVCache, plan: DecodePlan) -> Decoder:
+class Stepper(Protocol):
+    """What decoding needs of the engine."""
+
+    info: ModelInfo
+
+    def next_logits(self, cache: MlxKVCache, tokens: mx.array) -> mx.array:
+        """Append one token to each row, lazily; return (n_rows, vocab_size) float32 logits."""
+
+
+def open_decoder(engine: Stepper, cache: MlxKVCache, plan: DecodePlan) -> Decoder:
     """Return the fastest decoder that can do `plan`; both give the same tokens for the same seed."""
     kind = MlxDecoder if is_on_device(plan) else MlxHostDecoder
     return kind(engine, cache, plan)
@@ -45,7 +52,7 @@ def is_on_device(plan: DecodePlan) -> bool:
 class MlxDecoder:
     """See `Decoder`. The next step is launched before the current one's tokens are read."""
 
-    def __init__(self, engine: MlxEngine, cache: MlxKVCache, plan: DecodePlan) -> None:
+    def __init__(self, engine: Stepper, cache: MlxKVCache, plan: DecodePlan) -> None:
         self._engine, self._cache, self._plan = engine, cache, plan
         self._uniforms = Uniforms(plan.seed, plan.n_rows)
         vocab_size = engine.info.vocab_size
@@ -101,7 +108,7 @@ class MlxDecoder:
 class MlxHostDecoder:
     """See `Decoder`. Reads the logits of each step, so nothing is in flight between two."""
 
-    def __init__(self, engine: MlxEngine, cache: MlxKVCache, plan: DecodePlan) -> None:
+    def __init__(self, engine: Stepper, cache: MlxKVCache, plan: DecodePlan) -> None:
         self._engine, self._cache = engine, cache
         self._sampler = HostSampler(plan)
         self._next = [plan.last_token] * plan.n_rows

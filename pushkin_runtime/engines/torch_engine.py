@@ -27,11 +27,11 @@ from pushkin_runtime.engines.base import (
     Segment,
     Step,
 )
+from pushkin_runtime.engines.host_sampler import HostSampler
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
-from pushkin_runtime.host_sampler import HostSampler
 from pushkin_runtime.model_config import ModelConfig
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 
