@@ -14,6 +14,7 @@ from api.routes import (
     documents,
     events,
     health,
+    metrics,
     models,
     persona,
     privacy,
@@ -39,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware),
+            Middleware(RequestScopeMiddleware, metrics=services.metrics),
             Middleware(SecurityMiddleware, services=services),
         ],
         exception_handlers={
@@ -59,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
         models,
         events,
         health,
+        metrics,
     ):
         app.include_router(module.router)
     return app

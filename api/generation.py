@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
+from api.request_record import record_of
 from api.services import GenerationHandle, GenerationRuntime
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, GenerationResult
 
@@ -90,7 +91,14 @@ async def owned_generation(
     Raises what `submit` raises, while a status code can still be sent.
     """
     channel = EventChannel(asyncio.get_running_loop())
-    handle = runtime.submit(wanted, channel)
+    record = record_of(client.scope)
+
+    def sink(event: Event) -> None:
+        record.generation_event(event)
+        channel(event)
+
+    handle = runtime.submit(wanted, sink)
+    record.n_started += 1
     watch = asyncio.create_task(_cancel_when_gone(client.receive, handle, channel))
     try:
         yield Generation(handle, channel)

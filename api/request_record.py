@@ -23,15 +23,16 @@ _SWITCHING, _REFUSED = 101, 403
 class RequestRecord:
     """Filled while a request is served; in `scope["state"]["record"]`.
 
-    results: generations that ended before the request did. n_open: those that had not, and are cancelled.
+    n_started: generations of this request. results: those that ended before it did; the others but the failed
+    ones are cancelled with it.
     """
 
     status: int = 0
     n_bytes_in: int = 0
     n_bytes_out: int = 0
+    n_started: int = 0
     results: list[GenerationResult] = field(default_factory=list)
-    n_open: int = 0
-    n_failed: int = 0
+    failures: list[str] = field(default_factory=list)
 
     def received(self, message: Message) -> None:
         """Count what the client sent."""
@@ -56,14 +57,12 @@ class RequestRecord:
                 self.n_bytes_out += _frame_bytes(message)
 
     def generation_event(self, event: Event) -> None:
-        """Note how a generation of this request ended; inference thread, one generation at a time."""
+        """Note how a generation of this request ended; inference thread."""
         match event:
             case Done(result):
                 self.results.append(result)
-                self.n_open -= 1
-            case Failed():
-                self.n_failed += 1
-                self.n_open -= 1
+            case Failed(error):
+                self.failures.append(type(error).__name__)
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -101,8 +100,9 @@ def request_ended(
 def _generations(record: RequestRecord) -> dict[str, object]:
     """What the generations of a request came to; nothing for a request without any."""
     results = record.results
-    reasons = [choice.finish_reason for result in results for choice in result.choices]
-    reasons += ["cancelled"] * record.n_open + ["failed"] * record.n_failed
+    reasons: list[str] = [c.finish_reason for result in results for c in result.choices]
+    reasons += ["failed"] * len(record.failures)
+    reasons += ["cancelled"] * (record.n_started - len(results) - len(record.failures))
     if not reasons:
         return {}
     found: dict[str, object] = {"finish_reasons": reasons}

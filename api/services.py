@@ -9,6 +9,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.types import (
@@ -80,6 +81,7 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    metrics: fed by the runtime's observer and by the edge.
     """
 
     runtime: GenerationRuntime
@@ -90,6 +92,7 @@ class Services:
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         if self.auth_token is not None and len(self.auth_token) < 16:

@@ -16,7 +16,23 @@ from api.metrics.recent import RecentGenerations
 from pushkin_runtime.types import GenerationResult, Task, Timings
 
 # From a cached keystroke to a long story on a slow machine, in seconds.
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BUCKETS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
 OTHER = "other"
 
@@ -90,9 +106,7 @@ class Metrics:
         return Counter(f"pushkin_{name}", what, labels, registry=self.registry)
 
     def _histogram(self, name: str, what: str, labels: tuple[str, ...]) -> Histogram:
-        return Histogram(
-            f"pushkin_{name}", what, labels, registry=self.registry, buckets=_BUCKETS
-        )
+        return Histogram(f"pushkin_{name}", what, labels, registry=self.registry, buckets=_BUCKETS)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -22,28 +22,26 @@ from pushkin_runtime.types import RuntimeStatus
 class Moment:
     """What is true while the page is written. index: None without an index, or while it is not open.
 
-    started_at: Unix seconds. is_healthy: what `GET /health` would say.
+    started_at: Unix seconds.
     """
 
     version: str
     started_at: float
     uptime_s: float
     status: RuntimeStatus
-    is_healthy: bool
     n_listeners: int
     index: Totals | None
 
 
 def metrics_page(metrics: Metrics, moment: Moment) -> bytes:
     """Return the page in Prometheus' text format 0.0.4."""
-    return generate_latest(_Page(metrics, moment))  # type: ignore[arg-type]  # it only collects
+    return generate_latest(_Page(metrics, moment))
 
 
-class _Page(CollectorRegistry):
+class _Page:
     """The instruments of a registry and the figures of a moment, as one thing to collect."""
 
     def __init__(self, metrics: Metrics, moment: Moment) -> None:
-        super().__init__()
         self._metrics, self._moment = metrics, moment
 
     def collect(self) -> Iterable[Metric]:
@@ -59,7 +57,10 @@ def _runtime_figures(moment: Moment) -> Iterator[Metric]:
     model = status.model.id if status.model else ""
     facts = {"version": moment.version, "engine": status.engine, "model": model}
     yield InfoMetricFamily("pushkin_build", "What runs.", value=facts)
-    yield _gauge("up", "1 while text can be generated, as GET /health says.", moment.is_healthy)
+    # Not `health()`: that may ask for a token, and a scrape must not wake a machine that rests.
+    yield _gauge(
+        "ready", "1 while the model is loaded and takes requests.", status.state == "ready"
+    )
     yield _gauge("uptime_seconds", "Since the daemon started.", moment.uptime_s)
     yield _gauge("queued_requests", "Requests waiting for a turn.", status.n_queued)
     yield _gauge("active_requests", "Requests taking turns.", status.n_active)
@@ -71,6 +72,11 @@ def _runtime_figures(moment: Moment) -> Iterator[Metric]:
     yield _gauge("adapters_bytes", "Memory of their matrices.", status.adapters_bytes)
     yield _gauge("adapters_budget_bytes", "The most they may take.", status.adapters_budget_bytes)
     yield _gauge("event_listeners", "Clients of GET /v1/events.", moment.n_listeners)
+    yield _gauge(
+        "heartbeat_age_seconds",
+        "Since the inference thread last moved; 0 while it has nothing to do.",
+        status.heartbeat_age_s,
+    )
     if status.last_token_age_s is not None:
         yield _gauge("last_token_age_seconds", "Since the last token.", status.last_token_age_s)
 

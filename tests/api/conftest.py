@@ -20,11 +20,14 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
+from api.metrics.observer import MeteredRuntime
 from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
+from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 from pushkin_runtime.types import (
     AdapterStatus,
@@ -155,7 +158,9 @@ def running_daemons() -> Iterator[StartDaemon]:
             prefill_chunk=8,
             adapters=adapters or AdapterOptions(),
         )
+        metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
+        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -172,6 +177,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             limits=limits or ApiLimits(),
             index=index,
             events=events or EventHub(),
+            metrics=metrics,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)
