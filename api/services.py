@@ -9,7 +9,12 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+<<<<<<< HEAD
 from api.metrics.instruments import Metrics
+=======
+from api.scopes import TokenScope
+from api.tokens import TokenSource
+>>>>>>> main
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.types import (
@@ -77,7 +82,8 @@ class ApiLimits:
 class Services:
     """Everything `create_app` needs.
 
-    auth_token: None turns the token check off (`--no-auth`); the other guards always stay on.
+    tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
+    None refuses them. The other guards always stay on.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
@@ -85,18 +91,20 @@ class Services:
     """
 
     runtime: GenerationRuntime
-    auth_token: str | None
+    tokens: TokenSource
     allowed_hosts: frozenset[str]
     version: str
     started_at: float
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+<<<<<<< HEAD
     metrics: Metrics = field(default_factory=Metrics)
+=======
+    without_token: TokenScope | None = None
+>>>>>>> main
 
     def __post_init__(self) -> None:
-        if self.auth_token is not None and len(self.auth_token) < 16:
-            raise ValueError("auth_token: expected at least 16 characters, or None for no token")
         if not self.allowed_hosts:
             raise ValueError("allowed_hosts: expected at least one host, got none")
 

@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ from api.app import create_app
 from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
 from api.metrics.observer import MeteredRuntime
+from api.scopes import TokenScope
 from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from api.tokens import FixedTokens
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
@@ -146,7 +148,8 @@ def running_daemons() -> Iterator[StartDaemon]:
         endless: bool = False,
         fail_after: int | None = None,
         limits: ApiLimits | None = None,
-        auth_token: str | None = TOKEN,
+        tokens: Mapping[str, TokenScope] | None = None,
+        without_token: TokenScope | None = None,
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
@@ -170,7 +173,8 @@ def running_daemons() -> Iterator[StartDaemon]:
         tapped = TappedRuntime(runtime)
         services = Services(
             runtime=tapped,
-            auth_token=auth_token,
+            tokens=FixedTokens.of({TOKEN: "admin"} | dict(tokens or {})),
+            without_token=without_token,
             allowed_hosts=loopback_hosts(1799),
             version="0.1.0",
             started_at=time.time(),
