@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api.errors import CODES, answer_error
+from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
@@ -15,7 +16,6 @@ from api.routes import (
     events,
     health,
     metrics,
-    models,
     persona,
     privacy,
     requests,
@@ -58,6 +58,7 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        embeddings,
         events,
         health,
         metrics,

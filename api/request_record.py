@@ -12,7 +12,15 @@ from typing import cast
 from starlette.types import Message, Scope
 
 from api.metrics.instruments import HttpRequest, Metrics, bounded_method
-from pushkin_runtime.types import Done, Event, Failed, GenerationResult
+from api.services import GenerationHandle, GenerationRuntime
+from pushkin_runtime.types import (
+    Done,
+    Event,
+    EventSink,
+    Failed,
+    GenerationRequest,
+    GenerationResult,
+)
 
 log = logging.getLogger("pushkin.api")
 
@@ -56,13 +64,22 @@ class RequestRecord:
             case "websocket.send":
                 self.n_bytes_out += _frame_bytes(message)
 
-    def generation_event(self, event: Event) -> None:
-        """Note how a generation of this request ended; inference thread."""
-        match event:
-            case Done(result):
-                self.results.append(result)
-            case Failed(error):
-                self.failures.append(type(error).__name__)
+    def submit(
+        self, runtime: GenerationRuntime, wanted: GenerationRequest, sink: EventSink
+    ) -> GenerationHandle:
+        """Submit a generation of this request and note how it ends. Raises what `submit` raises."""
+
+        def look(event: Event) -> None:
+            match event:
+                case Done(result):
+                    self.results.append(result)
+                case Failed(error):
+                    self.failures.append(type(error).__name__)
+            sink(event)
+
+        handle = runtime.submit(wanted, look)
+        self.n_started += 1
+        return handle
 
 
 def record_of(scope: Scope) -> RequestRecord:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
@@ -198,6 +199,7 @@ def _run(
         serving.announcer.stopping()
 
     run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    edge.embeddings.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
@@ -210,6 +212,7 @@ class Edge:
     app: FastAPI
     index: DocumentIndex
     events: EventHub
+    embeddings: EmbeddingDesk
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
@@ -220,7 +223,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.metrics.instruments import Metrics
     from api.metrics.observer import MeteredRuntime
     from api.services import Services, loopback_hosts
-    from daemon.index import build_index
+    from daemon.index import build_embedding_desk, build_index
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
 
@@ -238,6 +241,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
         is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
         sink=heard,
     )
+    embeddings = build_embedding_desk(loaded)
     app = create_app(
         Services(
             runtime=runtime,
@@ -250,9 +254,10 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             index=index,
             events=events,
             metrics=metrics,
+            embedder=embeddings,
         )
     )
-    return Edge(app, index, events)
+    return Edge(app, index, events, embeddings)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:

@@ -15,7 +15,7 @@ from daemon.paths import create_private
 
 _KEY_BYTES = 32
 _DIGEST_BYTES = 8
-_MADE_HERE = re.compile(r"(req|job)_[0-9a-f]{24}|self-test-[0-9a-f]{32}")
+_MADE_HERE = re.compile(r"(req|job)_[0-9a-f]{24}(-\d{1,2})?|self-test-[0-9a-f]{32}")
 
 
 class LogIds:

@@ -23,7 +23,7 @@ from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
 from api.metrics.observer import MeteredRuntime
 from api.scopes import TokenScope
-from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from api.tokens import FixedTokens
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
@@ -31,6 +31,7 @@ from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
 from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     Done,
@@ -89,6 +90,9 @@ class TappedRuntime:
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         return self.inner.unload_adapter(name)
+
+    def tokenizer(self) -> TextTokenizer:
+        return self.inner.tokenizer()
 
     def status(self) -> RuntimeStatus:
         return self.inner.status()
@@ -153,6 +157,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
+        embedder: TextEmbedder | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -182,6 +187,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             index=index,
             events=events or EventHub(),
             metrics=metrics,
+            embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)
