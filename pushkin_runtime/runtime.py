@@ -231,6 +231,7 @@ class Runtime:
             adapters_bytes=shop.adapters.n_bytes if shop else 0,
             adapters_budget_bytes=self.options.adapters.budget_bytes,
             last_token_age_s=self._liveness.token_age_s(),
+            heartbeat_age_s=self._liveness.heartbeat_age_s(),
         )
 
     def health(self) -> Health:
