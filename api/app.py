@@ -15,6 +15,7 @@ from api.routes import (
     documents,
     events,
     health,
+    metrics,
     persona,
     privacy,
     requests,
@@ -39,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware),
+            Middleware(RequestScopeMiddleware, metrics=services.metrics),
             Middleware(SecurityMiddleware, services=services),
         ],
         exception_handlers={
@@ -61,6 +62,7 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         events,
         health,
+        metrics,
     ):
         app.include_router(module.router)
     return app

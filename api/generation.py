@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
+from api.request_record import record_of
 from api.services import GenerationHandle, GenerationRuntime
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, GenerationResult
 
@@ -93,7 +94,7 @@ async def owned_generation(
     Raises what `submit` raises, while a status code can still be sent.
     """
     channel: EventChannel[Event] = EventChannel(asyncio.get_running_loop())
-    handle = runtime.submit(wanted, channel)
+    handle = record_of(client.scope).submit(runtime, wanted, channel)
     watch = asyncio.create_task(cancel_when_gone(client.receive, [handle], channel))
     try:
         yield Generation(handle, channel)

@@ -11,6 +11,7 @@ from functools import partial
 from starlette.requests import Request
 
 from api.generation import EventChannel, cancel_when_gone
+from api.request_record import record_of
 from api.services import GenerationHandle, GenerationRuntime
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, GenerationResult
 
@@ -75,11 +76,12 @@ async def owned_generations(
     """
     channel: EventChannel[PromptEvent] = EventChannel(asyncio.get_running_loop())
     handles: list[GenerationHandle] = []
+    record = record_of(client.scope)
     try:
         for prompt, request in enumerate(wanted):
             name = f"{request.request_id}-{prompt}" if prompt else request.request_id
             sink = partial(_put, channel, prompt)
-            handles.append(runtime.submit(replace(request, request_id=name), sink))
+            handles.append(record.submit(runtime, replace(request, request_id=name), sink))
         watch = asyncio.create_task(cancel_when_gone(client.receive, handles, channel))
         try:
             yield GenerationGroup(handles, channel)

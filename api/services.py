@@ -10,6 +10,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
 from api.scopes import TokenScope
 from api.tokens import TokenSource
 from indexer.embedding_desk import Embedded
@@ -98,6 +99,7 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    metrics: fed by the runtime's observer and by the edge.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -109,6 +111,7 @@ class Services:
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    metrics: Metrics = field(default_factory=Metrics)
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
 

@@ -27,6 +27,7 @@ from daemon.instance import (
     record_refusal,
     withdraw_endpoint,
 )
+from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
 from daemon.paths import Paths, adapter_roots, find_model, prepare
 from daemon.server import Hooks, run_server
@@ -219,13 +220,18 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.app import create_app
     from api.document_answers import index_event
     from api.event_hub import EventHub
+    from api.metrics.instruments import Metrics
+    from api.metrics.observer import MeteredRuntime
     from api.services import Services, loopback_hosts
     from daemon.index import build_embedding_desk, build_index
     from daemon.token_files import TokenFiles
+    from pushkin_runtime.observer import Unobserved
 
-    events = EventHub()
+    events, metrics = EventHub(), Metrics()
+    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
 
     def heard(event: IndexEvent) -> None:
+        metrics.index.heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
@@ -247,6 +253,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             started_at=time.time(),
             index=index,
             events=events,
+            metrics=metrics,
             embedder=embeddings,
         )
     )
@@ -286,7 +293,8 @@ def _diagnostics(serving: Serving) -> Iterator[IO[bytes]]:
     paths, level = serving.loaded.paths, serving.loaded.config.log.log_level
     if serving.under_launchd:
         _bound_log(sys.stderr.fileno())  # launchd's error log
-    handler = start_logging(paths.log_file, level)
+    ids = LogIds(ensure_log_key(paths.log_key_file))
+    handler = start_logging(paths.log_file, level, ids)
     with paths.faults_file.open("ab") as faults:
         _bound_log(faults.fileno())
         faulthandler.enable(faults)

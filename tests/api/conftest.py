@@ -20,6 +20,8 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
+from api.metrics.observer import MeteredRuntime
 from api.scopes import TokenScope
 from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from api.tokens import FixedTokens
@@ -27,6 +29,7 @@ from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
+from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
@@ -163,7 +166,9 @@ def running_daemons() -> Iterator[StartDaemon]:
             prefill_chunk=8,
             adapters=adapters or AdapterOptions(),
         )
+        metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
+        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -181,6 +186,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             limits=limits or ApiLimits(),
             index=index,
             events=events or EventHub(),
+            metrics=metrics,
             embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
