@@ -36,6 +36,7 @@ STATUSES: dict[str, int] = {
     "invalid_type": 400,
     "invalid_value": 400,
     "text_empty": 400,
+    "context_length_exceeded": 400,
     "invalid_request": 400,
     "adapter_error": 400,
     "body_timeout": 400,  # not 408: the official OpenAI client would send the same body again
@@ -99,6 +100,7 @@ CODES: dict[type[Exception], str] = {
     runtime.EngineUnavailable: "engine_unavailable",
     runtime.EngineFailed: "engine_failed",
     runtime.InvalidRequest: "invalid_request",
+    runtime.ContextExceeded: "context_length_exceeded",
     runtime.CapabilityMissing: "capability_missing",
     runtime.NotReady: "not_ready",
     runtime.QueueFull: "queue_full",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NotRequired
 
@@ -65,7 +65,7 @@ class Order:
     """What was asked for, as far as the answer depends on it.
 
     model: None leaves it to the result. echoed: the text to repeat before each prompt's choices, None without
-    `echo`. n: choices per prompt.
+    `echo`. n: choices per prompt. is_ranked: drafts come best first, chosen by the text after the caret.
     """
 
     id: str
@@ -74,6 +74,7 @@ class Order:
     n: int
     echoed: tuple[str, ...] | None
     with_logprobs: bool
+    is_ranked: bool
     tokenizer: TextTokenizer
 
     def echo(self, prompt: int) -> str:
@@ -84,7 +85,9 @@ class Order:
 def completion_answer(order: Order, results: Sequence[GenerationResult]) -> CompletionAnswer:
     """The whole answer."""
     choices = [
-        choice for prompt, result in enumerate(results) for choice in choices_of(order, prompt, result)
+        choice
+        for prompt, result in enumerate(results)
+        for choice in choices_of(order, prompt, result)
     ]
     return {**frame(order, results[0].model, choices), **closing(results)}
 
@@ -130,15 +133,15 @@ def closing(results: Sequence[GenerationResult]) -> Closing:
 
 
 def choices_of(order: Order, prompt: int, result: GenerationResult) -> list[CompletionChoice]:
-    """The choices of one prompt, likeliest first when there were more drafts than choices."""
-    drafts: Iterable[Choice] = result.choices
-    if len(result.choices) > order.n:
-        drafts = sorted(result.choices, key=lambda choice: -choice.score)[: order.n]
-    found = [*drafts]
-    found += found[:1] * (order.n - len(found))  # greedy ones are all alike, so one was written
+    """The choices of one prompt: of more drafts than were asked for the best."""
+    drafts = list(result.choices)
+    if len(drafts) > order.n and not order.is_ranked:
+        drafts.sort(key=lambda choice: -choice.score)
+    drafts = drafts[: order.n]
+    drafts += drafts[:1] * (order.n - len(drafts))  # without decoding there is one empty text
     return [
-        _choice(order, prompt, result, prompt * order.n + place, choice)
-        for place, choice in enumerate(found)
+        _choice(order, prompt, result, prompt * order.n + place, draft)
+        for place, draft in enumerate(drafts)
     ]
 
 
@@ -166,9 +169,7 @@ def _logprobs(
     of_prompt.push(result.prompt_logprobs)
     of_text = TokenTrail(order.tokenizer, start=n_echoed)
     of_text.push(choice.tokens)
-    return joined(
-        of_prompt.take(n_echoed, is_last=True), of_text.take(n_chars, is_last=True)
-    )
+    return joined(of_prompt.take(n_echoed, is_last=True), of_text.take(n_chars, is_last=True))
 
 
 def openai_finish(reason: FinishReason) -> OpenAiFinish:

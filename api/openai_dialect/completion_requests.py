@@ -11,6 +11,7 @@ from api.services import GenerationRuntime
 from pushkin_runtime.types import AdapterRef, GenerationRequest, SamplingOverrides
 
 MAX_TOKENS = 16
+N_SUFFIX_DRAFTS = 3  # at least, to choose from
 SEED_RANGE = 2**63
 
 
@@ -50,7 +51,7 @@ def generation_requests(
     body: CompletionBody, model: ChosenModel, request_id: str
 ) -> list[GenerationRequest]:
     """One request per prompt, all with the same id. Text is laid out as it is: nothing is healed or cut."""
-    n = max(body.n or 1, body.best_of or 1)
+    n_drafts = max(body.n or 1, body.best_of or 1, N_SUFFIX_DRAFTS if body.suffix else 1)
     given = adapter_refs(body.adapters)
     return [
         GenerationRequest(
@@ -64,7 +65,7 @@ def generation_requests(
             suffix=body.suffix or "",
             document_id=body.document_id,
             max_tokens=MAX_TOKENS if body.max_tokens is None else body.max_tokens,
-            n=n,
+            n=n_drafts,
             stop=tuple(body.stop or ()),
             sampling=_sampling(body),
             adapters=model.adapters if given is None else given,

@@ -46,7 +46,6 @@ class CompletionStream:
     def __init__(self, order: Order, style: StreamStyle) -> None:
         self._order, self._style = order, style
         self._rows: dict[int, _Row] = {}
-        self._copies: dict[int, int] = {}  # choices per written one: greedy ones are all alike
         self._results: dict[int, GenerationResult] = {}
         self._model = ""
 
@@ -58,8 +57,6 @@ class CompletionStream:
         match event:
             case Started():
                 self._model = event.model
-                greedy = event.sampling.temperature <= 0
-                self._copies[prompt] = self._order.n if greedy else 1
                 yield from self._begin(prompt)
             case Delta():
                 yield from self._delta(prompt, event)
@@ -80,14 +77,13 @@ class CompletionStream:
     def _delta(self, prompt: int, event: Delta) -> Iterator[bytes]:
         if self._style.is_held:
             return
-        for copy in range(self._copies[prompt]):
-            index = prompt * self._order.n + event.index + copy
-            row = self._rows[index]
-            row.n_shown += len(event.text)
-            row.trail.push(event.tokens)
-            logprobs = row.trail.take(row.n_shown) if self._order.with_logprobs else None
-            if event.text or (logprobs and logprobs["tokens"]):
-                yield self._chunk(_part(index, event.text, logprobs))
+        index = prompt * self._order.n + event.index
+        row = self._rows[index]
+        row.n_shown += len(event.text)
+        row.trail.push(event.tokens)
+        logprobs = row.trail.take(row.n_shown) if self._order.with_logprobs else None
+        if event.text or (logprobs and logprobs["tokens"]):
+            yield self._chunk(_part(index, event.text, logprobs))
 
     def _end(self, prompt: int, result: GenerationResult) -> Iterator[bytes]:
         if self._indices(prompt)[0] not in self._rows:  # it ended in the queue

@@ -55,6 +55,7 @@ async def _completion(
         n=body.n or 1,
         echoed=_echoed(body, tokenizer) if body.echo else None,
         with_logprobs=body.logprobs is not None,
+        is_ranked=bool(body.suffix),
         tokenizer=tokenizer,
     )
     try:
