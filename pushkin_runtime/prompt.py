@@ -11,6 +11,7 @@ first generated token must begin with its text, so "The qui" may become "The qui
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -129,6 +130,21 @@ def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
         control.language or "en",
         control.genre or "prose",
     )
+
+
+def dictation_frame(
+    tokenizer: TextTokenizer, language: str, before: Sequence[int] = (), after: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after the rows of speech; what surrounds the caret stands left of them.
+
+    So everything but the speech is a constant prefix while a person speaks. Raises InvalidRequest for a language
+    without a token and ModelCorrupt for a vocabulary without tokens for dictation.
+    """
+    head = control_prefix(tokenizer, Control(language=language))
+    head.append(tokenizer.require_special("<task:dictate>"))
+    for name, part in (("<before>", before), ("<after>", after)):
+        head += [tokenizer.require_special(name), *part] if part else []
+    return head, [tokenizer.require_special("<result>")]
 
 
 def detect_language(text: str) -> str:
