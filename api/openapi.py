@@ -13,6 +13,7 @@ from api.document_answers import IndexEventAnswer
 from api.document_schemas import DocumentBody
 from api.errors import STATUSES, ErrorBody
 from api.schemas import ContinueBody, RephraseBody, StoryBody
+from api.scopes import ROUTES, RouteScope
 
 CONTRACT_VERSION = "1.0.0"
 
@@ -63,10 +64,20 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
     components["schemas"] = dict(sorted(schemas.items()))
-    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"token": []}]
-    document["paths"]["/health"]["get"]["security"] = []
+    components["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer"},
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    }
+    document["security"] = [{"token": []}, {"api_key": []}]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            operation |= _access(ROUTES.get(f"{method.upper()} {path}", "admin"))
     return document
+
+
+def _access(scope: RouteScope) -> dict[str, Any]:
+    """What an operation says about the token it needs; OpenAPI has scopes for OAuth only."""
+    return {"security": []} if scope == "open" else {"x-token-scope": scope}
 
 
 def _codes_of(status: int) -> str:

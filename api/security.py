@@ -2,27 +2,25 @@
 
 A web page the user opens can reach any loopback port. What keeps it out: the exact `Host` (DNS
 rebinding), no `Origin` and no cross-site fetch (browsers say who they are), no CORS header ever,
-JSON content types only (a form or a text/plain Blob needs no preflight), and the token.
+JSON content types only (a form or a text/plain Blob needs no preflight), and a token whose scope
+covers the route.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message as MimeHeader
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ApiError
+from api.scopes import ROUTES, WEBSOCKET, RouteTable, TokenScope, broadest, covers
 from api.services import ApiLimits, Services
+from api.tokens import Headers, credential_of, find_token
 
-OPEN_TO_ALL = ("GET", "/health")
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _HARMLESS_FETCH_SITES = frozenset({b"none", b"same-origin"})
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 class SecurityMiddleware:
@@ -31,17 +29,15 @@ class SecurityMiddleware:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
+        self._table = RouteTable(ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         try:
-            check_request(scope, self._services)
+            check_request(scope, self._services, self._table)
         except ApiError as refusal:
-            if scope["type"] == "websocket":
-                return await send({"type": "websocket.close", "code": 1008})
-            answer = refusal.response(scope["state"]["request_id"])
-            return await answer(scope, receive, send)
+            return await _refuse(refusal, scope, receive, send)
         if scope["type"] == "http":
             limits = self._services.limits
             receive = limited_receive(receive, limits, body_rules(scope, limits))
@@ -66,14 +62,14 @@ def body_rules(scope: Scope, limits: ApiLimits) -> BodyRules:
     return BodyRules(limits.max_body_bytes)
 
 
-def check_request(scope: Scope, services: Services) -> None:
+def check_request(scope: Scope, services: Services, table: RouteTable) -> None:
     """Raise ApiError unless this request may go on; cheapest and most telling check first."""
     headers: Headers = scope["headers"]
-    method = scope.get("method", "GET")
+    method = scope.get("method", WEBSOCKET)
     _check_host(headers, services.allowed_hosts)
     _check_browser(headers, method)
-    if services.auth_token is not None and (method, scope["path"]) != OPEN_TO_ALL:
-        _check_token(headers, services.auth_token)
+    if table.needed(method, scope["path"]) != "open":
+        _check_scope(_scope_of(headers, services), method, scope["path"], table)
     if scope["type"] == "http":
         _check_body_headers(headers, method, body_rules(scope, services.limits))
 
@@ -125,16 +121,48 @@ def _check_browser(headers: Headers, method: str) -> None:
         raise ApiError("preflight_refused", "this API has no cross-origin access, so no preflight")
 
 
-def _check_token(headers: Headers, token: str) -> None:
-    given = _values(headers, b"authorization")
-    scheme, _, credentials = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-    matches = hmac.compare_digest(credentials.strip(), token.encode())
-    if scheme.lower() != b"bearer" or not matches:
+def _scope_of(headers: Headers, services: Services) -> TokenScope:
+    """What the sender of a request may do. Raises ApiError for an unknown one."""
+    known = find_token(credential_of(headers) or b"", services.tokens.current())
+    # Clients that want no key send one all the same, "none" or "sk-…": it is as good as no key.
+    scopes = (known.scope if known else None, services.without_token)
+    held = broadest(scope for scope in scopes if scope is not None)
+    if held is not None:
+        return held
+    raise ApiError(
+        "unauthorized",
+        "send `Authorization: Bearer <token>`, and no second credential; `pushkin token` prints it",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _check_scope(held: TokenScope, method: str, path: str, table: RouteTable) -> None:
+    """Raise ApiError unless a token of scope `held` may use this route."""
+    if held == "admin":
+        return
+    needed = table.needed(method, path)
+    if needed is None:
+        methods = table.methods(path)
+        if not methods:
+            raise ApiError("unknown_path", "there is nothing at this path; see openapi.json")
+        allow = ", ".join(methods)
+        raise ApiError("method_not_allowed", f"this path takes {allow}", headers={"Allow": allow})
+    if not covers(held, needed):
         raise ApiError(
-            "unauthorized",
-            "send `Authorization: Bearer <token>`; `pushkin token` prints the token",
-            headers={"WWW-Authenticate": "Bearer"},
+            "scope_insufficient",
+            f"this route needs a token of scope `{needed}`, got one of scope `{held}`; "
+            f"`pushkin token --scope {needed}` prints one",
         )
+
+
+async def _refuse(refusal: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer; a WebSocket handshake gets the same answer where the server can send it, else 403."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        return await send({"type": "websocket.close", "code": 1008})
+    answer = refusal.response(scope["state"]["request_id"])
+    return await answer(scope, receive, send)
 
 
 def _check_body_headers(headers: Headers, method: str, rules: BodyRules) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
@@ -9,8 +10,13 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
+from api.scopes import TokenScope
+from api.tokens import TokenSource
+from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     EventSink,
@@ -51,9 +57,21 @@ class GenerationRuntime(Protocol):
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back an adapter's memory. Raises as `load_adapter` does."""
 
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+
     def status(self) -> RuntimeStatus: ...
 
     def health(self) -> Health: ...
+
+
+class TextEmbedder(Protocol):
+    """Texts → vectors for clients that ask; keeps nothing, so it needs no consent. name: what clients call it."""
+
+    name: str
+
+    def embed(self, texts: Sequence[str]) -> Future[Embedded]:
+        """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +94,28 @@ class ApiLimits:
 class Services:
     """Everything `create_app` needs.
 
-    auth_token: None turns the token check off (`--no-auth`); the other guards always stay on.
+    tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
+    None refuses them. The other guards always stay on.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    metrics: fed by the runtime's observer and by the edge.
+    embedder: of the index, but its own and for anybody's texts.
     """
 
     runtime: GenerationRuntime
-    auth_token: str | None
+    tokens: TokenSource
     allowed_hosts: frozenset[str]
     version: str
     started_at: float
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    metrics: Metrics = field(default_factory=Metrics)
+    embedder: TextEmbedder | None = None
+    without_token: TokenScope | None = None
 
     def __post_init__(self) -> None:
-        if self.auth_token is not None and len(self.auth_token) < 16:
-            raise ValueError("auth_token: expected at least 16 characters, or None for no token")
         if not self.allowed_hosts:
             raise ValueError("allowed_hosts: expected at least one host, got none")
 

@@ -67,7 +67,7 @@ class TerminalAnnouncer:
             click.secho(note, fg="yellow", err=True)
         if not self._loaded.config.server.auth:
             click.secho(
-                "No token is asked for: any program here may use it.", fg="yellow", err=True
+                "Writing asks for no token: any program here may use it.", fg="yellow", err=True
             )
         self._spinner = Spinner("loading the model")
 

@@ -1,4 +1,4 @@
-"""The bearer token: 256 random bits in a 0600 file inside the 0700 home."""
+"""A token: 256 random bits in a 0600 file inside the 0700 home, one file for each scope."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from daemon.paths import create_private, replace_private
 
 _TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
-_ROTATE = "Run `pushkin token --rotate` for a new one."
+_ROTATE = "Run `pushkin token --rotate` (with its `--scope`) for a new one."
 
 
 def ensure_token(path: Path) -> str:
@@ -48,7 +48,7 @@ def read_token(path: Path) -> str:
 
 
 def rotate_token(path: Path) -> str:
-    """Replace the token, whatever is there now; a running daemon keeps the old one until restart."""
+    """Replace the token, whatever is there now; a running daemon takes the new one at once."""
     replace_private(path, _new_token())
     return read_token(path)
 

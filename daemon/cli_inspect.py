@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from daemon import __version__
 from daemon.cli_options import json_option, load_config, port_option
 from daemon.errors import NotRunning
 from daemon.terminal import print_error, print_facts, print_json, print_note, print_table
+
+if TYPE_CHECKING:
+    from api.scopes import TokenScope
 
 
 @click.command()
@@ -37,24 +42,28 @@ def status(port: int | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--rotate", is_flag=True, help="Make a new one; the old one ends at the restart.")
+@click.option(
+    "--scope",
+    type=click.Choice(("menubar", "editor", "admin")),
+    default="admin",
+    show_default=True,
+    help="What its owner may do: see the state; write; everything.",
+)
+@click.option("--rotate", is_flag=True, help="Make a new one; the old one ends at once.")
 @json_option
-def token(rotate: bool, as_json: bool) -> None:
+def token(scope: TokenScope, rotate: bool, as_json: bool) -> None:
     """Print the token that requests must carry: `Authorization: Bearer <token>`."""
     from daemon.auth_token import ensure_token, rotate_token
-    from daemon.instance import find_daemon
     from daemon.paths import prepare
 
     loaded = load_config()
     prepare(loaded.paths)
-    path = loaded.paths.token_file
+    path = loaded.paths.token_file_of(scope)
     value = rotate_token(path) if rotate else ensure_token(path)
     if as_json:
-        print_json({"token": value, "file": str(path)})
+        print_json({"token": value, "scope": scope, "file": str(path)})
     else:
         click.echo(value)
-    if rotate and find_daemon(loaded.paths):
-        print_note("The running daemon takes the old token until it is restarted.")
 
 
 @click.group("config")

@@ -12,7 +12,7 @@ from daemon.errors import DaemonError
 @port_option
 @click.option("--model", metavar="NAME", help="A model of `pushkin models list`, or a path.")
 @click.option("--engine", metavar="NAME", help="auto, mlx, torch or scripted.")
-@click.option("--no-auth", is_flag=True, help="Take requests without a token (loopback only).")
+@click.option("--no-auth", is_flag=True, help="Let requests without a token write (loopback only).")
 @click.option("--launchd", is_flag=True, hidden=True, help="Started by launchd.")
 @json_option
 def serve(

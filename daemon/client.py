@@ -219,8 +219,8 @@ def fault(error: dict[str, Any], *, status: int | None) -> DaemonError:
     code = error.get("code")
     if status == 401:
         return AuthError(
-            "The daemon refused the token: it may have been rotated since the daemon started. "
-            "Restart the daemon (`pushkin service restart`, or stop and start `pushkin serve`)."
+            "The daemon refused the token. `pushkin token --rotate` makes a new one, "
+            "which a running daemon takes at once."
         )
     if code in ("queue_full", "draining"):
         return TryLater(message)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from daemon import __version__
 from daemon.auth_token import ensure_token
@@ -27,20 +27,26 @@ from daemon.instance import (
     record_refusal,
     withdraw_endpoint,
 )
+from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
 from daemon.paths import Paths, adapter_roots, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+from daemon.watchdog import Watchdog, end_dead
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from api.event_hub import EventHub
+    from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
 
 log = logging.getLogger(__name__)
 
-_LAUNCHD_LOG_LIMIT = 1_000_000
+_LOG_LIMIT = 1_000_000  # of files that nobody rotates
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -73,7 +79,7 @@ def build_runtime(loaded: Loaded) -> Runtime:
     from pushkin_runtime.runtime import Runtime
 
     try:
-        return Runtime(_runtime_options(loaded))
+        return Runtime(runtime_options(loaded))
     except RuntimeFault as error:
         raise LoadFailed(str(error)) from error
 
@@ -97,15 +103,15 @@ def serve(serving: Serving) -> None:
     signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
     prepare(paths)
-    with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
+    with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
-        token = ensure_token(paths.token_file) if serving.loaded.config.server.auth else None
+        token = ensure_token(paths.token_file)
         listeners = _open_listeners(serving)
         try:
             endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
             lock.record(endpoint)
             serving.announcer.listening(listeners)
-            _run(serving, listeners, endpoint, token)
+            _run(serving, listeners, endpoint, token, faults)
         finally:
             listeners.close()
             withdraw_endpoint(paths)
@@ -128,7 +134,8 @@ def harden_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _runtime_options(loaded: Loaded) -> RuntimeOptions:
+def runtime_options(loaded: Loaded) -> RuntimeOptions:
+    """Return what a configuration says about the runtime."""
     from pushkin_runtime.adapter_pool import AdapterOptions
     from pushkin_runtime.runtime import RuntimeOptions
 
@@ -148,6 +155,7 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
         queue_limit=runtime.queue_limit,
         max_active=runtime.max_active,
         n_threads=runtime.threads,
+        stall_s=runtime.stall_limit_s,
         adapters=AdapterOptions(
             roots=adapter_roots(model_dir, loaded.paths),
             budget_bytes=adapters.adapters_budget_mb * 2**20,
@@ -156,50 +164,28 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
     )
 
 
-def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str | None) -> None:
+def _run(
+    serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str, faults: IO[bytes]
+) -> None:
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
     runtime.start()  # loads on its own thread while the web framework is imported here
-    from api.app import create_app
-    from api.document_answers import index_event
-    from api.event_hub import EventHub
-    from api.services import Services, loopback_hosts
-    from daemon.index import build_index
-
-    events = EventHub()
-
-    def heard(event: IndexEvent) -> None:
-        events.publish("index", index_event(event))
-        if event.kind in ("deleted", "consent"):
-            runtime.forget_personas()
-
-    index = build_index(
-        serving.loaded,
-        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
-        sink=heard,
-    )
-    app = create_app(
-        Services(
-            runtime=runtime,
-            auth_token=token,
-            allowed_hosts=loopback_hosts(listeners.port),
-            version=__version__,
-            started_at=time.time(),
-            index=index,
-            events=events,
-        )
-    )
+    edge = build_edge(serving.loaded, runtime, listeners.port)
     paths = serving.loaded.paths
     failures: list[str] = []
+    grace_s = serving.loaded.config.runtime.restart_after_s
+    watchdog = Watchdog(runtime, grace_s=grace_s, end=lambda: end_dead(faults))
 
     def ready() -> None:
         settle_memory()
+        watchdog.start()
         publish_endpoint(paths, endpoint)
-        index.start()  # after the model: nobody waits for documents
-        _condition(runtime, serving.loaded, index)
+        edge.index.start()  # after the model: nobody waits for documents
+        _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
-        serving.announcer.ready(endpoint, token, paths.token_file)
+        shown = token if serving.loaded.config.server.auth else None
+        serving.announcer.ready(endpoint, shown, paths.token_file)
 
     def failed(reason: str) -> bool:
         # Under launchd a daemon that stays and says why beats one that is restarted for ever.
@@ -208,13 +194,70 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str 
         return not serving.under_launchd
 
     def stopping() -> None:
-        events.close()
+        watchdog.stop()
+        edge.events.close()
         serving.announcer.stopping()
 
-    run_server(app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
-    index.close(_INDEX_CLOSE_S)
+    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    edge.embeddings.close()
+    edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The web application and what it was built around that needs starting or closing."""
+
+    app: FastAPI
+    index: DocumentIndex
+    events: EventHub
+    embeddings: EmbeddingDesk
+
+
+def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+    """Return the application that answers on `port`; nothing is started."""
+    from api.app import create_app
+    from api.document_answers import index_event
+    from api.event_hub import EventHub
+    from api.metrics.instruments import Metrics
+    from api.metrics.observer import MeteredRuntime
+    from api.services import Services, loopback_hosts
+    from daemon.index import build_embedding_desk, build_index
+    from daemon.token_files import TokenFiles
+    from pushkin_runtime.observer import Unobserved
+
+    events, metrics = EventHub(), Metrics()
+    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+
+    def heard(event: IndexEvent) -> None:
+        metrics.index.heard(event)
+        events.publish("index", index_event(event))
+        if event.kind in ("deleted", "consent"):
+            runtime.forget_personas()
+
+    index = build_index(
+        loaded,
+        is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
+        sink=heard,
+    )
+    embeddings = build_embedding_desk(loaded)
+    app = create_app(
+        Services(
+            runtime=runtime,
+            tokens=TokenFiles(loaded.paths),
+            # The shipped editor knows no token: it may write, and change nothing.
+            without_token=None if loaded.config.server.auth else "editor",
+            allowed_hosts=loopback_hosts(port),
+            version=__version__,
+            started_at=time.time(),
+            index=index,
+            events=events,
+            metrics=metrics,
+            embedder=embeddings,
+        )
+    )
+    return Edge(app, index, events, embeddings)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
@@ -245,23 +288,25 @@ def _open_listeners(serving: Serving) -> Listeners:
 
 
 @contextlib.contextmanager
-def _diagnostics(serving: Serving) -> Iterator[None]:
-    """Log to files for the life of the daemon: events, and the stacks of a native crash."""
+def _diagnostics(serving: Serving) -> Iterator[IO[bytes]]:
+    """Log to files for the life of the daemon: events, and the stacks of a native crash, whose file is given."""
     paths, level = serving.loaded.paths, serving.loaded.config.log.log_level
     if serving.under_launchd:
-        _bound_launchd_log()
-    handler = start_logging(paths.log_file, level)
+        _bound_log(sys.stderr.fileno())  # launchd's error log
+    ids = LogIds(ensure_log_key(paths.log_key_file))
+    handler = start_logging(paths.log_file, level, ids)
     with paths.faults_file.open("ab") as faults:
+        _bound_log(faults.fileno())
         faulthandler.enable(faults)
         try:
-            yield
+            yield faults
         finally:
             faulthandler.disable()
             stop_logging(handler)
 
 
-def _bound_launchd_log() -> None:
-    """Empty launchd's error log when it has grown: launchd never rotates it."""
+def _bound_log(descriptor: int) -> None:
+    """Empty a log that has grown and that nobody rotates."""
     with contextlib.suppress(OSError):
-        if os.fstat(sys.stderr.fileno()).st_size > _LAUNCHD_LOG_LIMIT:
-            os.ftruncate(sys.stderr.fileno(), 0)
+        if os.fstat(descriptor).st_size > _LOG_LIMIT:
+            os.ftruncate(descriptor, 0)

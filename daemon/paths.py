@@ -8,8 +8,12 @@ import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daemon.errors import HomeUnusable
+
+if TYPE_CHECKING:
+    from api.scopes import TokenScope
 
 _REMEDY = "Set PUSHKIN_HOME to a folder of its own that you can write to."
 
@@ -28,6 +32,10 @@ class Paths:
     @property
     def token_file(self) -> Path:
         return self.home / "token"
+
+    def token_file_of(self, scope: TokenScope) -> Path:
+        """`token` is the admin's; the others say whose they are."""
+        return self.token_file if scope == "admin" else self.home / f"token.{scope}"
 
     @property
     def lock_file(self) -> Path:
@@ -56,6 +64,10 @@ class Paths:
     @property
     def log_file(self) -> Path:
         return self.logs / "daemon.jsonl"
+
+    @property
+    def log_key_file(self) -> Path:
+        return self.home / "log_key"
 
     @property
     def faults_file(self) -> Path:

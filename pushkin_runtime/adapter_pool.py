@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +34,7 @@ from adapters.errors import (
 from adapters.registry import AdapterRegistry, AdapterSpec, read_weights
 from pushkin_runtime.engines.base import Engine, Lora
 from pushkin_runtime.errors import RuntimeFault
+from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.types import AdapterRef, AdapterState, AdapterStatus, Task
 
 log = logging.getLogger(__name__)
@@ -94,13 +96,20 @@ class _Resident:
 class AdapterPool:
     """Owned by the runtime, made on the inference thread once the model is loaded.
 
-    wake: has the inference thread look again when a load has ended.
+    wake: has the inference thread look again when a load has ended. observers: who watches loads.
     """
 
-    def __init__(self, engine: Engine, options: AdapterOptions, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        options: AdapterOptions,
+        wake: Callable[[], None],
+        observers: ObserverDesk | None = None,
+    ) -> None:
         self._engine = engine
         self._options = options
         self._wake = wake
+        self._observers = observers or ObserverDesk()
         self._registry = AdapterRegistry(options.roots, engine.base)
         self._lock = threading.Lock()
         self._loads: dict[tuple[str, ...], Future[Composition]] = {}
@@ -331,7 +340,10 @@ class AdapterPool:
         with self._lock:
             running = self._loads.get(wanted.composition)
             if running is None:
-                running = self._loader.submit(self._read, wanted.specs)
+                load = partial(self._read, wanted.specs)
+                running = self._loader.submit(
+                    self._observers.observer.load(len(wanted.specs), load)
+                )
                 self._loads[wanted.composition] = running
                 running.add_done_callback(lambda _: self._wake())
             return running

@@ -6,6 +6,7 @@ keystroke. The thread sleeps on a condition when there is nothing to do.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -13,9 +14,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pushkin_runtime.errors import Draining, QueueFull
+from pushkin_runtime.errors import Draining, EngineFailed, QueueFull
 from pushkin_runtime.generate import Generation, Workshop
 from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.liveness import Liveness
 from pushkin_runtime.types import FinishReason
 
 WAIT_S = 0.05  # how often a generation that waits for its adapters looks at its deadline
@@ -69,7 +71,7 @@ class _Active:
 class InferenceThread:
     """Queue and turn-taking. `load` runs on the thread first; what it returns lives and dies there.
 
-    on_failed_load: told what `load` raised.
+    on_failed_load: told what `load` raised. liveness: told of every unit of work.
     """
 
     def __init__(
@@ -79,17 +81,20 @@ class InferenceThread:
         queue_limit: int,
         max_active: int,
         on_failed_load: Callable[[Exception], None],
+        liveness: Liveness,
     ) -> None:
         self._load = load
         self._queue_limit = queue_limit
         self._max_active = max_active
         self._on_failed_load = on_failed_load
+        self._liveness = liveness
         self._condition = threading.Condition()
         self._queue: deque[GenerationHandle | Job] = deque()
         self._active: list[_Active] = []
         self._is_waiting = False  # nothing that is active can go on before the next wake
         self._is_woken = False
         self._is_closing = False
+        self._has_died = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     @property
@@ -106,16 +111,25 @@ class InferenceThread:
         """Start loading; returns at once."""
         self._thread.start()
 
-    def submit(self, work: GenerationHandle | Job) -> None:
-        """Queue a generation or a job. Raises QueueFull or Draining."""
+    def submit(self, work: GenerationHandle | Job, *, is_urgent: bool = False) -> None:
+        """Queue a generation or a job. Raises QueueFull, Draining, or EngineFailed from a thread that died.
+
+        is_urgent: take it next, however many wait.
+        """
         with self._condition:
             if self._is_closing:
                 raise _draining()
-            if len(self._queue) >= self._queue_limit:
+            if self._has_died:
+                raise _died()
+            if is_urgent:
+                self._queue.appendleft(work)
+            elif len(self._queue) >= self._queue_limit:
                 raise QueueFull(
                     f"{self._queue_limit} requests are already waiting; ask again in a moment."
                 )
-            self._queue.append(work)
+            else:
+                self._queue.append(work)
+            self._liveness.work()
             self._is_woken = True
             self._condition.notify()
 
@@ -147,8 +161,24 @@ class InferenceThread:
             while self._rest(shop):
                 self._admit(shop)
                 self._turn()
+        except BaseException:
+            self._die()
+            raise
         finally:
+            self._liveness.stop()
             shop.close()
+
+    def _die(self) -> None:
+        """Something broke between two units of work: nobody may wait for ever for what is left."""
+        with self._condition:
+            self._has_died = True
+            left = (*self._queue, *(active.work for active in self._active))
+            self._queue.clear()
+            self._active.clear()
+        self._liveness.stop()
+        for work in left:
+            with contextlib.suppress(Exception):  # it may be what broke
+                work.fail(_died())
 
     def _rest(self, shop: Workshop) -> bool:
         """Sleep until there is work, doing odd jobs first; False when it is time to stop."""
@@ -159,12 +189,21 @@ class InferenceThread:
                 if self._is_closing and not self._active:
                     return False
                 self._is_woken = False
-            if not self._active and shop.adapters.idle_work():
+            if not self._active and self._did_idle_work(shop):
                 continue
             with self._condition:
                 if not self._is_woken:
+                    if not self._active:
+                        self._liveness.rest()
                     self._condition.wait(WAIT_S if self._active else None)
                 self._is_waiting = False
+
+    def _did_idle_work(self, shop: Workshop) -> bool:
+        self._liveness.begin()
+        try:
+            return shop.adapters.idle_work()
+        finally:
+            self._liveness.end()
 
     def _admit(self, shop: Workshop) -> None:
         """Say goodbye to what has ended, then move queued work to the active."""
@@ -199,6 +238,7 @@ class InferenceThread:
 
     def _advance(self, active: _Active) -> bool | None:
         """Do one unit; whether it did any work, None when there is no more."""
+        self._liveness.begin()
         try:
             return next(active.turns)
         except StopIteration:
@@ -206,6 +246,8 @@ class InferenceThread:
         except Exception as error:  # noqa: BLE001 - one generation's failure is its own
             active.work.fail(error)
             return None
+        finally:
+            self._liveness.end()
 
 
 def _start(work: GenerationHandle | Job, shop: Workshop) -> _Active:
@@ -216,3 +258,7 @@ def _start(work: GenerationHandle | Job, shop: Workshop) -> _Active:
 
 def _draining() -> Draining:
     return Draining("The daemon is shutting down; ask again when it is back.")
+
+
+def _died() -> EngineFailed:
+    return EngineFailed("The inference thread has ended; the daemon has to be started again.")

@@ -9,18 +9,19 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool, AdapterSet
+from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
+from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
+from pushkin_runtime.admission import check_request
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
-    CapabilityMissing,
     Draining,
+    EngineFailed,
     InvalidRequest,
     NotReady,
     QueueFull,
@@ -28,8 +29,11 @@ from pushkin_runtime.errors import (
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
+from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, self_test_request
+from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
     AdapterStatus,
@@ -39,13 +43,9 @@ from pushkin_runtime.types import (
     PersonaRequest,
     RuntimeState,
     RuntimeStatus,
-    SamplingOverrides,
 )
 
 log = logging.getLogger(__name__)
-
-FRESH_S = 30.0  # a token this recent proves that generation works
-SELF_TEST_S = 5.0  # how long a self-test token may take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,8 @@ class RuntimeOptions:
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
     max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
-    are, what they may take, which ones are the defaults.
+    are, what they may take, which ones are the defaults. stall_s: a unit of work that takes longer hangs,
+    unless the model is known to be slow (`Liveness.limit_s`).
     """
 
     model_dir: Path
@@ -67,6 +68,7 @@ class RuntimeOptions:
     max_active: int = 4
     n_threads: int = 1
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
+    stall_s: float = STALL_S
 
 
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
@@ -75,7 +77,7 @@ CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
 class Runtime:
     """Owns the inference thread. Build, `start`, use, `close`.
 
-    create: makes the engine; tests and embedders may pass one of their own. clock: seconds, for `health`.
+    create: makes the engine; tests and embedders may pass one of their own. clocks: for `health`.
     Raises EngineUnavailable for an unknown engine name.
     """
 
@@ -83,13 +85,13 @@ class Runtime:
         self,
         options: RuntimeOptions,
         create: CreateEngine = create_engine,
-        clock: Callable[[], float] = time.monotonic,
+        clocks: Clocks | None = None,
     ) -> None:
         self.options = options
         self._choice = choose_engine(options.engine)
         self._create = create
         self._personas = PersonaDesk()
-        self._clock = clock
+        self._observers = ObserverDesk()
         self._lock = threading.Lock()
         self._running: dict[str, GenerationHandle] = {}
         self._slots: dict[tuple[str, str], GenerationHandle] = {}
@@ -97,16 +99,17 @@ class Runtime:
         self._error: str | None = None
         self._shop: Workshop | None = None
         self._load_ms: float | None = None
-        self._n_requests = self._n_tokens = 0
-        self._last_token_at: float | None = None
-        self._last_progress_at = self._clock()
-        self._self_test_at: float | None = None
+        self._n_requests = 0
         self._loaded = threading.Event()
+        self._liveness = Liveness(
+            clocks or Clocks(), prefill_chunk=options.prefill_chunk, stall_s=options.stall_s
+        )
         self._thread = InferenceThread(
             self._load,
             queue_limit=options.queue_limit,
             max_active=options.max_active,
             on_failed_load=self._fail,
+            liveness=self._liveness,
         )
 
     def start(self) -> None:
@@ -117,13 +120,18 @@ class Runtime:
         """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
         return self._loaded.wait(timeout_s)
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` look on, from the next request and load on."""
+        self._observers.observer = observer
+
     def use_personas(self, source: PersonaSource) -> None:
         """Condition generations on what `source` makes, from the next request on."""
         self._personas.source = source
 
     def forget_personas(self) -> None:
         """Drop what was computed under any persona: a document was deleted, or consent was withdrawn."""
-        with contextlib.suppress(Draining, QueueFull):  # then the caches go anyway, or soon
+        # Where it cannot be done the caches go anyway, or soon.
+        with contextlib.suppress(Draining, EngineFailed, QueueFull):
             self._thread.submit(Job(_forget_personas))
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
@@ -133,15 +141,20 @@ class Runtime:
         the one running is superseded at once.
         Raises NotReady, Draining, QueueFull, AdapterError, CapabilityMissing or InvalidRequest.
         """
-        pool = self._ready_shop().adapters
-        self._check_request(request)
+        shop = self._ready_shop()
+        pool = shop.adapters
+        check_request(request, shop.engine.tokenizer)
         persona = self._personas.check(request)
         if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
         adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
         handle = GenerationHandle(
-            request, sink, adapters=adapters, wake=self._thread.wake, on_end=self._forget
+            request,
+            self._observers.observer.events(request, sink),
+            adapters=adapters,
+            wake=self._thread.wake,
+            on_end=self._forget,
         )
         with self._lock:
             if request.request_id in self._running:
@@ -150,7 +163,7 @@ class Runtime:
                     param="request_id",
                 )
             older = self._slot_owner(request)
-            self._enqueue(handle)  # raises before anything is changed
+            self._thread.submit(handle)  # raises before anything is changed
             self._n_requests += 1
             self._running[request.request_id] = handle
             if older is not None and _is_stale(request, older.request):
@@ -181,21 +194,24 @@ class Runtime:
         pool = self._ready_shop().adapters
         wanted = pool.resolve((AdapterRef(name),), "continue")
         pool.prefetch(wanted)
-        job = Job(lambda shop: _load_adapter(shop.adapters, wanted, pinned))
+        job = Job(lambda shop: load_adapter(shop.adapters, wanted, pinned))
         self._thread.submit(job)
         return job.future
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back the memory of an adapter and of what was computed under it. Raises as `load_adapter`."""
         wanted = self._ready_shop().adapters.resolve((AdapterRef(name),), "continue")
-        job = Job(lambda shop: _unload_adapter(shop, wanted))
+        job = Job(lambda shop: unload_adapter(shop, wanted))
         self._thread.submit(job)
         return job.future
+
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+        return self._ready_shop().engine.tokenizer
 
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""
         shop = self._shop
-        age = None if self._last_token_at is None else self._clock() - self._last_token_at
         return RuntimeStatus(
             state=self._state,
             error=self._error,
@@ -207,41 +223,33 @@ class Runtime:
             n_active=self._thread.n_active,
             queue_limit=self.options.queue_limit,
             n_requests=self._n_requests,
-            n_tokens=self._n_tokens,
+            n_tokens=self._liveness.n_tokens,
             kv_entries=shop.cache.n_entries if shop else 0,
             kv_bytes=shop.cache.n_bytes if shop else 0,
             kv_budget_bytes=self.options.kv_budget_bytes,
             adapters_resident=shop.adapters.n_resident if shop else 0,
             adapters_bytes=shop.adapters.n_bytes if shop else 0,
             adapters_budget_bytes=self.options.adapters.budget_bytes,
-            last_token_age_s=age,
+            last_token_age_s=self._liveness.token_age_s(),
+            heartbeat_age_s=self._liveness.heartbeat_age_s(),
         )
 
     def health(self) -> Health:
-        """Whether generation works, proved by a recent token; asks for a self-test token when idle.
-
-        The first look after a quiet time starts the test and trusts it; a test that has not produced
-        its token within SELF_TEST_S is a dead generation.
-        """
+        """Whether generation works, proved by a recent token; asks for a self-test token when idle."""
         if self._state == "loading":
             return Health(ok=False, state="loading", reason="the model is loading", retry_after_s=1)
         if self._state != "ready":
             reason = self._error or "shutting down"
             return Health(ok=False, state=self._state, reason=reason)
-        now = self._clock()
-        if self._last_token_at is not None and now - self._last_token_at < FRESH_S:
-            return self._healthy("a token was produced recently")
-        still_s = now - self._last_progress_at
-        if self._self_test_at is not None:
-            if min(now - self._self_test_at, still_s) > SELF_TEST_S:
-                return Health(ok=False, state="ready", reason="the self-test token did not come")
-        elif self._thread.n_active or self._thread.n_queued:
-            if still_s > FRESH_S:
-                return Health(ok=False, state="ready", reason="work is queued but nothing moves")
-            return self._healthy("work is making progress")
-        else:
-            self._start_self_test(now)
-        return self._healthy("idle; a self-test token is on its way")
+        return self._liveness.look(self._start_self_test)
+
+    def wait_for_work(self, timeout_s: float | None = None) -> bool:
+        """Wait until there is work whose progress can be watched: an idle runtime wakes nobody up."""
+        return self._liveness.wait_for_work(timeout_s)
+
+    def is_stalled(self) -> bool:
+        """Whether there is work and nothing moves; to be asked every second or so while there is."""
+        return self._state == "ready" and self._liveness.is_stalled
 
     def close(self, *, drain_s: float) -> bool:
         """End open generations as cancelled and release the model; whether it stopped in `drain_s`."""
@@ -263,11 +271,12 @@ class Runtime:
         shop = Workshop(
             engine=engine,
             cache=PromptCache(engine, self.options.kv_budget_bytes),
-            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake),
+            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers),
             persona=self._personas,
+            observers=self._observers,
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
-            on_progress=self._note_progress,
+            on_progress=self._liveness.note,
         )
         self._warm_up(shop)
         shop.adapters.prefetch_defaults()
@@ -282,16 +291,12 @@ class Runtime:
     def _warm_up(self, shop: Workshop) -> None:
         """Produce one token before the first request does: it pays for lazy initialisation."""
         handle = self._self_test_handle()
+        self._liveness.begin()
         for _ in Generation(handle, shop).run():
-            pass
+            self._liveness.end()
+            self._liveness.begin()
+        self._liveness.end()
         shop.cache.clear()
-
-    def _note_progress(self, n_tokens: int) -> None:
-        self._last_progress_at = self._clock()
-        if n_tokens:
-            self._n_tokens += n_tokens
-            self._last_token_at = self._last_progress_at
-            self._self_test_at = None
 
     def _forget(self, handle: GenerationHandle) -> None:
         request = handle.request
@@ -309,9 +314,6 @@ class Runtime:
 
     # -- helpers --------------------------------------------------------------------------------
 
-    def _healthy(self, reason: str) -> Health:
-        return Health(ok=True, state="ready", reason=reason)
-
     def _ready_shop(self) -> Workshop:
         if self._state == "loading":
             raise NotReady("The model is still loading; ask again in a second.", retry_after_s=1)
@@ -319,37 +321,26 @@ class Runtime:
             raise NotReady(f"The model could not be loaded: {self._error}", retry_after_s=None)
         if self._state == "draining":
             raise Draining("The daemon is shutting down; ask again when it is back.")
+        if self._liveness.is_stalled:
+            raise NotReady(
+                "Generation does not move; ask again when the daemon has started anew.",
+                retry_after_s=RETRY_AFTER_S,
+            )
         assert self._shop is not None  # set before the state is "ready"
         return self._shop
-
-    def _check_request(self, request: GenerationRequest) -> None:
-        """Refuse what cannot be done while a real status code can still be given."""
-        if request.quality == "best":
-            raise CapabilityMissing(
-                'quality "best" needs the writing-quality reward model, which is not installed; '
-                'use "fast" or "balanced".',
-                param="quality",
-            )
 
     def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
         if request.document_id is None:
             return None
         return self._slots.get((request.document_id, request.task))
 
-    def _start_self_test(self, now: float) -> None:
-        self._self_test_at = now
-        self._enqueue(self._self_test_handle())
-
-    def _enqueue(self, handle: GenerationHandle) -> None:
-        """Queue a generation; after an idle time the clock of `health` starts with it."""
-        is_idle = not (self._thread.n_active or self._thread.n_queued)
-        self._thread.submit(handle)
-        if is_idle:
-            self._last_progress_at = self._clock()
+    def _start_self_test(self) -> None:
+        with contextlib.suppress(Draining, EngineFailed):
+            self._thread.submit(self._self_test_handle(), is_urgent=True)
 
     def _self_test_handle(self) -> GenerationHandle:
         return GenerationHandle(
-            _self_test_request(), lambda _: None, wake=self._thread.wake, on_end=lambda _: None
+            self_test_request(), lambda _: None, wake=self._thread.wake, on_end=lambda _: None
         )
 
 
@@ -359,42 +350,6 @@ def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
     return new.revision < running.revision
 
 
-def _load_adapter(
-    pool: AdapterPool, wanted: AdapterSet, pinned: bool
-) -> Generator[bool, None, AdapterStatus]:
-    [spec] = wanted.specs
-    while not pool.is_ready(wanted):
-        yield False
-    pool.acquire(wanted)
-    try:
-        yield True
-        pool.probe(spec.manifest.sha256)
-        if pinned:
-            pool.pin(spec)
-    finally:
-        pool.release(wanted)
-    pool.resolve(wanted.refs, "continue")  # raises if the probe found no effect
-    return pool.status(spec)
-
-
-def _unload_adapter(shop: Workshop, wanted: AdapterSet) -> Generator[bool, None, AdapterStatus]:
-    [spec] = wanted.specs
-    shop.adapters.unload(spec)
-    shop.cache.drop(lambda key: spec.manifest.sha256 in dict(key.adapters))
-    yield True
-    return shop.adapters.status(spec)
-
-
 def _forget_personas(shop: Workshop) -> Generator[bool, None, None]:
     shop.cache.drop(lambda key: key.persona_version != 0)
     yield True
-
-
-def _self_test_request() -> GenerationRequest:
-    return GenerationRequest(
-        request_id=f"self-test-{uuid.uuid4().hex}",
-        task="continue",
-        text="A",
-        max_tokens=1,
-        sampling=SamplingOverrides(temperature=0.0),
-    )

@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +20,18 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.event_hub import EventHub
-from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from api.metrics.instruments import Metrics
+from api.metrics.observer import MeteredRuntime
+from api.scopes import TokenScope
+from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
+from api.tokens import FixedTokens
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
+from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     Done,
@@ -85,6 +91,9 @@ class TappedRuntime:
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         return self.inner.unload_adapter(name)
 
+    def tokenizer(self) -> TextTokenizer:
+        return self.inner.tokenizer()
+
     def status(self) -> RuntimeStatus:
         return self.inner.status()
 
@@ -143,10 +152,12 @@ def running_daemons() -> Iterator[StartDaemon]:
         endless: bool = False,
         fail_after: int | None = None,
         limits: ApiLimits | None = None,
-        auth_token: str | None = TOKEN,
+        tokens: Mapping[str, TokenScope] | None = None,
+        without_token: TokenScope | None = None,
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
+        embedder: TextEmbedder | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -155,7 +166,9 @@ def running_daemons() -> Iterator[StartDaemon]:
             prefill_chunk=8,
             adapters=adapters or AdapterOptions(),
         )
+        metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
+        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -165,13 +178,16 @@ def running_daemons() -> Iterator[StartDaemon]:
         tapped = TappedRuntime(runtime)
         services = Services(
             runtime=tapped,
-            auth_token=auth_token,
+            tokens=FixedTokens.of({TOKEN: "admin"} | dict(tokens or {})),
+            without_token=without_token,
             allowed_hosts=loopback_hosts(1799),
             version="0.1.0",
             started_at=time.time(),
             limits=limits or ApiLimits(),
             index=index,
             events=events or EventHub(),
+            metrics=metrics,
+            embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)

@@ -12,6 +12,7 @@ import uvicorn
 
 from api.app import create_app
 from api.services import Services, loopback_hosts
+from api.tokens import FixedTokens
 from pushkin_runtime.types import Delta, Done, Progress, Started
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +78,8 @@ async def test_a_closed_connection_frees_the_engine_behind_a_real_server(start_d
         port = listener.getsockname()[1]
         services = Services(
             runtime=daemon.runtime,
-            auth_token=None,
+            tokens=FixedTokens(),
+            without_token="editor",
             allowed_hosts=loopback_hosts(port),
             version="0.1.0",
             started_at=time.time(),

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import ApiError
+from api.scopes import ROUTES, RouteTable
 from api.security import check_request
 from api.services import ApiLimits, Services, loopback_hosts
+from api.tokens import FixedTokens
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +127,20 @@ async def test_without_the_token_nothing_answers(ask, authorization, method, pat
     assert dict(call.messages[0]["headers"])[b"www-authenticate"] == b"Bearer"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([(b"x-api-key", TOKEN.removeprefix(b"Bearer "))], 200),
+        ([(b"x-api-key", b"wrong")], 401),
+        ([(b"x-api-key", TOKEN)], 401),
+        ([AUTH, (b"x-api-key", TOKEN.removeprefix(b"Bearer "))], 401),
+        ([(b"x-api-key", TOKEN.removeprefix(b"Bearer "))] * 2, 401),
+    ],
+)
+async def test_an_api_key_is_the_same_credential_and_there_is_one_only(ask, headers, status):
+    assert (await ask([HOST, JSON, *headers])).status == status
+
+
 async def test_the_scheme_may_be_written_in_any_case(ask):
     assert (await ask([HOST, JSON, (b"authorization", TOKEN.replace(b"B", b"b"))])).status == 200
 
@@ -133,13 +149,17 @@ async def test_health_is_open(ask):
     assert (await ask([HOST], "/health", "GET", b"")).status == 200
 
 
-async def test_no_auth_turns_off_the_token_and_nothing_else(start_daemon):
-    daemon = start_daemon(auth_token=None)
+async def test_no_auth_lets_everybody_write_and_turns_off_nothing_else(start_daemon):
+    daemon = start_daemon(without_token="editor")
     async with daemon.client(**{"X-None": "1"}) as client:
         plain = await client.get("/v1/status")
+        with_a_made_up_key = await client.get("/v1/status", headers={"X-Api-Key": "none"})
         foreign = await client.get("/v1/status", headers={"Origin": "https://evil.com"})
+        admin = await client.delete("/v1/persona")
 
-    assert (plain.status_code, foreign.status_code) == (200, 403)
+    codes = (plain.status_code, with_a_made_up_key.status_code, foreign.status_code)
+    assert codes == (200, 200, 403)
+    assert (admin.status_code, admin.json()["error"]["code"]) == (403, "scope_insufficient")
 
 
 @pytest.mark.parametrize(
@@ -177,13 +197,14 @@ def test_no_content_type_breaks_the_check(tail, head):
     scope["headers"] = [HOST, (b"content-type", head + tail)]
     services = Services(
         runtime=None,
-        auth_token=None,
+        tokens=FixedTokens(),
+        without_token="admin",
         allowed_hosts=loopback_hosts(1799),
         version="",
         started_at=0.0,
     )
     try:
-        check_request(scope, services)
+        check_request(scope, services, RouteTable(ROUTES))
     except ApiError as error:
         refused_as = error.code
     else:
@@ -291,11 +312,5 @@ async def test_a_get_changes_nothing_and_needs_no_content_type(ask):
 
 def test_a_token_that_is_no_secret_is_refused():
     for token in ("", "short"):
-        with pytest.raises(ValueError, match="auth_token"):
-            Services(
-                runtime=None,
-                auth_token=token,
-                allowed_hosts=loopback_hosts(1),
-                version="",
-                started_at=0.0,
-            )
+        with pytest.raises(ValueError, match="at least 16"):
+            FixedTokens.of({token: "admin"})

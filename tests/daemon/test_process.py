@@ -63,8 +63,10 @@ def test_without_a_token_every_other_guard_stays_on(start_daemon, home: Path) ->
             for headers in ({}, {"Origin": "https://evil.example"}, {"Host": "evil.example"})
         ]
 
+        for_admins = client.delete(f"http://127.0.0.1:{daemon.port}/v1/persona").status_code
+
     assert codes == [200, 403, 421]
-    assert not (home / "token").exists()
+    assert for_admins == 403
 
 
 def test_the_endpoint_file_says_where_it_listens_to_its_owner_only(daemon) -> None:
@@ -101,16 +103,36 @@ def test_a_port_that_is_not_the_daemons_is_said_to_be_wrong(daemon, pushkin: Pus
     assert str(daemon.port).encode() in result.stderr
 
 
-def test_a_rotated_token_is_an_auth_error_until_the_restart(daemon, pushkin: Pushkin) -> None:
-    old = (daemon.home / "token").read_bytes()
-    try:
+def test_a_rotated_token_counts_at_once_and_the_old_one_no_more(daemon, pushkin: Pushkin) -> None:
+    with daemon.client() as with_the_old:
+        assert with_the_old.get("/v1/status").status_code == 200
         assert pushkin("token", "--rotate", home=daemon.home).returncode == 0
-        result = pushkin("status", home=daemon.home)
-    finally:
-        (daemon.home / "token").write_bytes(old)
 
-    assert result.returncode == 4
-    assert b"Restart" in result.stderr
+        assert with_the_old.get("/v1/status").status_code == 401
+    assert pushkin("status", home=daemon.home).returncode == 0
+
+
+def test_a_token_of_a_scope_is_made_when_asked_for_and_ends_with_its_file(
+    daemon, pushkin: Pushkin
+) -> None:
+    file = daemon.home / "token.menubar"
+    assert not file.exists()
+    token = pushkin("token", "--scope", "menubar", home=daemon.home).stdout.decode().strip()
+
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{daemon.port}",
+        headers={"X-Api-Key": token},
+        trust_env=False,
+    ) as client:
+        codes = [client.get("/v1/status").status_code, client.get("/v1/models").status_code]
+        file.chmod(0o644)
+        codes.append(client.get("/v1/status").status_code)
+        file.chmod(0o600)
+        codes.append(client.get("/v1/status").status_code)
+        file.unlink()
+        codes.append(client.get("/v1/status").status_code)
+
+    assert codes == [200, 403, 401, 200, 401]
 
 
 def test_a_reader_that_closes_the_pipe_is_not_a_failure(daemon, pushkin: Pushkin) -> None:

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ["adapters", "api", "daemon", "indexer", "pushkin_runtime", "quality", "training"]
+PACKAGES = [
+    "adapters",
+    "api",
+    "audio",
+    "daemon",
+    "indexer",
+    "pushkin_runtime",
+    "quality",
+    "training",
+]
 SOURCES = sorted(
     path for folder in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
 )
