@@ -18,6 +18,7 @@ from pushkin_runtime.errors import ModelCorrupt
 from pushkin_runtime.log_mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
 FloatArray = NDArray[np.float32]
+ROW_EPS = 1e-6
 MEL_STRIDE = 2  # frames a state: the second convolution's stride
 STATES_PER_SECOND = SAMPLE_RATE // HOP_LENGTH // MEL_STRIDE
 _PREFIXES = ("model.encoder.", "encoder.", "")
@@ -54,9 +55,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projector:
-    """rows = second @ relu(first @ stacked + first_bias) + second_bias; rows as they enter the first layer.
+    """rows = second @ relu(first @ stacked + first_bias) + second_bias, each then brought to row_rms.
 
-    first: (n_hidden, n_stack * d_model). second: (hidden_size, n_hidden). All float32.
+    first: (n_hidden, n_stack * d_model). second: (hidden_size, n_hidden). All float32. row_rms: root mean square of the
+    base model's text rows as they enter the first layer, where √hidden has been applied: other rows of another size
+    would be heard by nobody.
     """
 
     n_stack: int
@@ -64,6 +67,7 @@ class Projector:
     first_bias: FloatArray
     second: FloatArray
     second_bias: FloatArray
+    row_rms: float
 
     @property
     def rows_per_second(self) -> float:
@@ -80,6 +84,13 @@ def whole_rows(samples: FloatArray, projector: Projector) -> FloatArray:
     """Return `samples` with silence appended up to a whole row: the end of the last word is never dropped."""
     wanted = -(-max(len(samples), N_FFT) // projector.samples_per_row) * projector.samples_per_row
     return np.pad(samples.astype(np.float32), (0, wanted - len(samples)))
+
+
+def at_rms(rows: FloatArray, rms: float) -> FloatArray:
+    """Return (n, hidden_size) rows, each scaled to the root mean square `rms`."""
+    size = np.sqrt(np.mean(rows**2, axis=1, keepdims=True) + ROW_EPS)
+    scaled: FloatArray = (rows / size * rms).astype(np.float32)
+    return scaled
 
 
 def stack(states: FloatArray, n_stack: int) -> FloatArray:

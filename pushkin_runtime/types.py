@@ -9,7 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Task = Literal["continue", "rephrase", "story"]
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal["continue", "rephrase", "story", "dictate"]
+SpeechKind = Literal["dict", "cmd", "none"]
 FinishReason = Literal["stop", "length", "cancelled", "superseded", "deadline"]
 Quality = Literal["fast", "balanced", "best"]
 SamplingOrder = Literal["min_p_first", "temperature_first"]
@@ -110,13 +114,53 @@ class Control:
     language: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SpeechRows:
+    """Speech as the model reads it; made by `Runtime.encode_speech`.
+
+    rows: (n, hidden_size) float32, as they enter the first layer. n_samples: of the speech, at 16 kHz. base_digest: of
+    the model they are for. token: stands for each row in records; negative, and equal only for equal rows.
+    """
+
+    rows: NDArray[np.float32]
+    n_samples: int
+    base_digest: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechInfo:
+    """The loaded speech model. rows_per_second: positions of the prompt that a second of speech takes. max_samples:
+    longest utterance, at 16 kHz."""
+
+    encoder: str
+    encoder_sha256: str
+    rows_per_second: float
+    max_samples: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechDecision:
+    """What an utterance is: text to write, a command, or nothing that was said.
+
+    probability: of `kind` among the three; probabilities: of dict, cmd and none, summing to 1. A command below the
+    caller's own threshold should be treated as text: the answer's words are the same.
+    """
+
+    kind: SpeechKind
+    probability: float
+    probabilities: tuple[float, float, float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One piece of writing to do.
 
-    text: before the caret (continue), the selection (rephrase), the premise (story).
+    text: before the caret (continue, dictate), the selection (rephrase), the premise (story).
     suffix: after the caret; candidates are chosen so that they lead into it (continue only).
-    before / after / instruction: around the selection (rephrase only).
+    before / after / instruction: around the selection (rephrase only; dictate has `after`, what follows the caret).
+    speech: what was said (dictate only); its words come back in lower case, without punctuation, after a blank.
     document_id, revision: a newer request for the same document and task supersedes an older one.
     max_tokens: None means the task's own default (`prompt.default_max_tokens`), 0 only fills the KV cache.
     adapters: None means the task's default set, () the bare base model.
@@ -139,6 +183,7 @@ class GenerationRequest:
     before: str = ""
     after: str = ""
     instruction: str = ""
+    speech: SpeechRows | None = None
     document_id: str | None = None
     revision: int | None = None
     max_tokens: int | None = None
@@ -252,6 +297,7 @@ class GenerationResult:
     timings: Timings
     truncated: bool = False
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    speech: SpeechDecision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from pushkin_runtime.tokenizer import TextTokenizer
 from training.speech_features import Clip, read_shard
 from training.tokenizer import assemble
 
-N_MERGES = 500
+N_MERGES = 250
 IGNORED = -100
 _LETTERS = set("▁'abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюя")
 KINDS = ("<dict>", "<cmd>", "<none>")
@@ -33,10 +33,10 @@ KINDS = ("<dict>", "<cmd>", "<none>")
 class Pieces:
     """Words ↔ short pieces; ids are the model's own. `ids`: every piece that can occur, ascending."""
 
-    def __init__(self, tokenizer: TextTokenizer, path: Path) -> None:
+    def __init__(self, tokenizer: TextTokenizer, path: Path, n_merges: int = N_MERGES) -> None:
         model = json.loads(path.read_text(encoding="utf-8"))["model"]
         vocab: dict[str, int] = model["vocab"]
-        merges = [(a, b) for a, b in model["merges"] if set(a + b) <= _LETTERS][:N_MERGES]
+        merges = [(a, b) for a, b in model["merges"] if set(a + b) <= _LETTERS][:n_merges]
         self._short: Tokenizer = assemble(sorted(vocab, key=vocab.__getitem__), merges)
         self._short.encode_special_tokens = True
         letters = {vocab[letter] for letter in _LETTERS if letter in vocab}
@@ -73,6 +73,7 @@ class Batch:
     tails: list[list[int]]
     targets: list[list[int]]
     pieces: list[list[int]]
+    texts: list[str]
 
     @property
     def n_targets(self) -> int:
@@ -91,7 +92,9 @@ def load_examples(folder: Path, side: str, n_stack: int, pieces: Pieces) -> list
             stacked = states[: n_rows * n_stack].reshape(n_rows, -1)
             found.append(Example(clip, stacked, pieces.encode(clip.text)))
     if not found:
-        raise FileNotFoundError(f"{folder} has no shard {side}-*.safetensors: run training.speech_features")
+        raise FileNotFoundError(
+            f"{folder} has no shard {side}-*.safetensors: run training.speech_features"
+        )
     return found
 
 
@@ -99,8 +102,15 @@ class Sampler:
     """Batches by number. n_rows: of a batch, padding included, about; the longest clips come in after `warm_steps`."""
 
     def __init__(
-        self, examples: Sequence[Example], tokenizer: TextTokenizer, seed: int, n_rows: int, warm_steps: int = 0
+        self,
+        examples: Sequence[Example],
+        tokenizer: TextTokenizer,
+        seed: int,
+        n_rows: int,
+        n_stack: int,
+        warm_steps: int = 0,
     ) -> None:
+        self._n_stack = n_stack
         self._examples = sorted(examples, key=lambda e: len(e.stacked))
         self._tokenizer, self._seed, self._n_rows, self._warm = tokenizer, seed, n_rows, warm_steps
         self._kinds = {name[1:-1]: tokenizer.require_special(name) for name in KINDS}
@@ -117,9 +127,12 @@ class Sampler:
         near = range(max(0, first - 3 * count), min(n, first + 3 * count))
         chosen = [self._examples[i] for i in rng.sample(near, min(count, len(near)))]
         frames = [self._frame(example, rng) for example in chosen]
-        stacked = np.zeros((len(chosen), max(len(e.stacked) for e in chosen), chosen[0].stacked.shape[1]), np.float32)
+        stacked = np.zeros(
+            (len(chosen), max(len(e.stacked) for e in chosen), chosen[0].stacked.shape[1]),
+            np.float32,
+        )
         for row, example in zip(stacked, chosen, strict=True):
-            row[: len(example.stacked)] = altered(example.stacked, rng)
+            row[: len(example.stacked)] = altered(example.stacked, self._n_stack, rng)
         eos = self._tokenizer.eos_id
         return Batch(
             stacked=torch.from_numpy(stacked),
@@ -128,6 +141,7 @@ class Sampler:
             tails=[tail for _, tail in frames],
             targets=[[self._kinds[e.clip.kind], *e.pieces, eos] for e in chosen],
             pieces=[e.pieces for e in chosen],
+            texts=[e.clip.text for e in chosen],
         )
 
     def _frame(self, example: Example, rng: random.Random) -> tuple[list[int], list[int]]:
@@ -140,7 +154,7 @@ class Sampler:
         return dictation_frame(self._tokenizer, language, before)
 
 
-def altered(stacked: NDArray[np.float16], rng: random.Random) -> NDArray[np.float32]:
+def altered(stacked: NDArray[np.float16], n_stack: int, rng: random.Random) -> NDArray[np.float32]:
     """SpecAugment on states: up to two stretches of rows and one band of channels at zero, a little noise."""
     rows = stacked.astype(np.float32)
     for _ in range(rng.choice((0, 1, 1, 2))):
@@ -148,9 +162,9 @@ def altered(stacked: NDArray[np.float16], rng: random.Random) -> NDArray[np.floa
         start = rng.randrange(len(rows))
         rows[start : start + width] = 0.0
     if rng.random() < 0.5:
-        n_channels = rows.shape[1] // 4
+        n_channels = rows.shape[1] // n_stack
         low, width = rng.randrange(n_channels), rng.randrange(40)
-        for k in range(4):
+        for k in range(n_stack):
             rows[:, k * n_channels + low : k * n_channels + min(low + width, n_channels)] = 0.0
     source = np.random.default_rng(rng.randrange(1 << 32))
     rows += rng.uniform(0, 0.15) * source.standard_normal(rows.shape, dtype=np.float32)

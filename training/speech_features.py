@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from pushkin_runtime.engines.torch_speech import TorchSpeechEncoder
 from pushkin_runtime.log_mel import N_FFT, SAMPLE_RATE, FloatArray, log_mel
 from pushkin_runtime.speech_folder import read_encoder
+from pushkin_runtime.speech_model import Projector
 from training.checkpoint import write_atomic
 from training.speech_synthesis import Room, speak
 from training.speech_texts import Kind, Side, Utterance, is_test, utterances, words
@@ -34,6 +35,10 @@ COUNTS: dict[Side, dict[str, int]] = {
     "test": {"clause": 60, "everyday": 40, "command": 110, "near_miss": 110, "spelled": 30},
 }
 NOISE_SHARE = 0.05  # clips without any words, beside the others
+_NOTHING = np.zeros((0, 0), np.float32)
+NO_PROJECTOR = Projector(
+    1, _NOTHING, _NOTHING, _NOTHING, _NOTHING, 1.0
+)  # states are wanted, not rows
 HELD_OUT_FSDD = ("theo", "jackson")
 COPIES = {"an4": 4, "fsdd": 1}  # altered copies of each recorded clip
 DIGIT_STRINGS = 300  # of the digits of one speaker, one after another
@@ -61,7 +66,9 @@ class Recorded:
 
 def recorded_clips(speech: Path, side: Side) -> list[Recorded]:
     """AN4 and spoken digits by speaker; every read sentence and every Russian clip is for scoring."""
-    rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (speech / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
     an4_test = {row["speaker"] for row in rows if "/an4/test/" in row["path"]}
     found: list[Recorded] = []
     for row in rows:
@@ -93,7 +100,11 @@ def load_samples(path: Path) -> FloatArray:
 def room_of(speech: Path) -> Room:
     """Noises and room responses of the data; clips with speech in them are left out."""
     files = sorted((speech / "noise").glob("*.flac"))
-    noises = [load_samples(p) for p in files if p.stem.startswith(("noise", "handy-noise")) or "-A-" in p.stem]
+    noises = [
+        load_samples(p)
+        for p in files
+        if p.stem.startswith(("noise", "handy-noise")) or "-A-" in p.stem
+    ]
     return Room(noises, [load_samples(p) for p in files if p.stem.startswith("rir")])
 
 
@@ -104,7 +115,9 @@ class Maker:
         self._side, self._seed = side, seed
         self._room = room_of(speech)
         self._recorded = recorded_clips(speech, side)
-        jobs: list[Utterance | Recorded | str] = [*utterances(data, cache, side, COUNTS[side], seed)]
+        jobs: list[Utterance | Recorded | str] = [
+            *utterances(data, cache, side, COUNTS[side], seed)
+        ]
         n_noise = round(NOISE_SHARE * len(jobs))
         if side == "test":
             jobs += self._recorded
@@ -137,9 +150,15 @@ class Maker:
         voice = rng.choice(digits).clip.voice
         chosen = rng.choices([r for r in digits if r.clip.voice == voice], k=rng.randrange(2, 7))
         gaps = [np.zeros(round(rng.uniform(0.02, 0.25) * SAMPLE_RATE), np.float32) for _ in chosen]
-        parts = [part for r, gap in zip(chosen, gaps, strict=True) for part in (load_samples(r.path), gap)]
+        parts = [
+            part
+            for r, gap in zip(chosen, gaps, strict=True)
+            for part in (load_samples(r.path), gap)
+        ]
         text = " ".join(r.clip.text for r in chosen)
-        return Clip(text, "en", "dict", "digits", voice), self._room.hear(np.concatenate(parts), rng)
+        return Clip(text, "en", "dict", "digits", voice), self._room.hear(
+            np.concatenate(parts), rng
+        )
 
 
 def masked(mel: FloatArray, rng: random.Random) -> FloatArray:
@@ -159,7 +178,20 @@ def whole(samples: FloatArray) -> FloatArray:
     return np.pad(samples, (0, -(-max(len(samples), N_FFT) // step) * step - len(samples)))
 
 
-def write_shard(maker: Maker, encoder: TorchSpeechEncoder, numbers: range, path: Path, mask: bool) -> float:
+def states_of(encoder: TorchSpeechEncoder, mel: FloatArray) -> FloatArray:
+    """The encoder's states (n_states, d_model) of one clip, at once."""
+    steps = encoder.encode([mel])
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            [states] = done.value
+            return states
+
+
+def write_shard(
+    maker: Maker, encoder: TorchSpeechEncoder, numbers: range, path: Path, mask: bool
+) -> float:
     """Make clips, encode them and write both files, the states last; seconds of speech."""
     made: list[tuple[Clip, NDArray[np.float16]]] = []
     for i in numbers:
@@ -171,7 +203,7 @@ def write_shard(maker: Maker, encoder: TorchSpeechEncoder, numbers: range, path:
         mel = log_mel(whole(samples), encoder.config.n_mels)
         if mask and rng.random() < 0.4:
             mel = masked(mel, rng)
-        states = encoder.encode([mel])[0].astype(np.float16)
+        states = states_of(encoder, mel).astype(np.float16)
         made.append((Clip(**{**asdict(clip), "n_states": len(states)}), states))
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip, _ in made)
     write_atomic(path.with_suffix(".jsonl"), lines)
@@ -203,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     part, n_parts = map(int, arguments.part.split("/"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    encoder = TorchSpeechEncoder(*read_encoder(arguments.encoder))
+    encoder = TorchSpeechEncoder(*read_encoder(arguments.encoder), NO_PROJECTOR)
     maker = Maker(arguments.data, arguments.speech, arguments.cache, arguments.side, arguments.seed)
     for number, start in enumerate(range(0, len(maker.jobs), SHARD)):
         path = arguments.out / f"{arguments.side}-{number:04d}.safetensors"
@@ -213,7 +245,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         numbers = range(start, min(start + SHARD, len(maker.jobs)))
         seconds = write_shard(maker, encoder, numbers, path, arguments.side == "train")
         took = time.monotonic() - began
-        print(f"{path.name}: {len(numbers)} clips, {seconds:.0f} s of speech, took {took:.0f} s", flush=True)
+        print(
+            f"{path.name}: {len(numbers)} clips, {seconds:.0f} s of speech, took {took:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
+from numpy.typing import NDArray
 
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray
 from training.speech_texts import Side, Utterance
@@ -88,13 +90,15 @@ class Room:
 
     def hear(self, samples: FloatArray, rng: random.Random) -> FloatArray:
         """Return what a microphone might have got; the words are whole."""
-        heard = samples
+        heard: NDArray[np.floating[Any]] = samples
         if rng.random() < 0.5:  # speed and pitch together, as by resampling
             heard = soxr.resample(heard, SAMPLE_RATE, SAMPLE_RATE * rng.uniform(0.87, 1.15))
         if self._responses and rng.random() < 0.2:
             response = rng.choice(self._responses)[:8000]
             n_fft = len(heard) + len(response)
-            heard = np.fft.irfft(np.fft.rfft(heard, n_fft) * np.fft.rfft(response, n_fft), n_fft)[: len(heard)]
+            heard = np.fft.irfft(np.fft.rfft(heard, n_fft) * np.fft.rfft(response, n_fft), n_fft)[
+                : len(heard)
+            ]
         if rng.random() < 0.15:  # an old telephone or a cheap headset
             heard = soxr.resample(soxr.resample(heard, SAMPLE_RATE, 8000), 8000, SAMPLE_RATE)
         around = [round(rng.uniform(0.0, 0.5) * SAMPLE_RATE) for _ in range(2)]
@@ -104,7 +108,9 @@ class Room:
             loud = float(np.sqrt(np.mean(heard**2))) * 10 ** (-rng.uniform(5, 35) / 20)
             heard = heard + loud * self.noise(len(heard), rng)
         level = 10 ** (-rng.uniform(0, 25) / 20)
-        louder: FloatArray = (level * heard / max(1e-4, float(np.abs(heard).max()))).astype(np.float32)
+        louder: FloatArray = (level * heard / max(1e-4, float(np.abs(heard).max()))).astype(
+            np.float32
+        )
         return louder
 
     def noise(self, n: int, rng: random.Random) -> FloatArray:
@@ -112,6 +118,7 @@ class Room:
         source = np.random.default_rng(rng.randrange(1 << 32))
         kind = rng.choice(("recorded", "recorded", "white", "brown", "hum", "chords"))
         time = np.arange(n) / SAMPLE_RATE
+        sound: NDArray[np.floating[Any]]
         if kind == "recorded" and self._noises:
             clip = rng.choice(self._noises)
             sound = np.resize(np.roll(clip, rng.randrange(len(clip))), n)
@@ -120,7 +127,8 @@ class Room:
             sound = sound - np.convolve(sound, np.ones(400) / 400, mode="same")
         elif kind in ("hum", "chords"):
             base = [rng.choice((50.0, 60.0))] if kind == "hum" else source.uniform(110, 880, 4)
-            sound = sum(np.sin(2 * np.pi * (f * k) * time) / k for f in base for k in (1, 2, 3))
+            waves = [np.sin(2 * np.pi * (f * k) * time) / k for f in base for k in (1, 2, 3)]
+            sound = np.sum(waves, axis=0)
             sound = sound * (1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.2, 4) * time))
         else:
             sound = source.standard_normal(n)

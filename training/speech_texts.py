@@ -70,7 +70,12 @@ def _clause(part: str, language: str) -> str | None:
 
 def phrases(language: str, side: Side, counts: dict[str, int], seed: int) -> list[Utterance]:
     """`counts` of commands, near_misses, everyday and spelled, those of one side; repeats as they fall."""
-    tables = {"command": COMMANDS, "near_miss": NEAR_MISSES, "everyday": EVERYDAY, "spelled": SPELLED}
+    tables = {
+        "command": COMMANDS,
+        "near_miss": NEAR_MISSES,
+        "everyday": EVERYDAY,
+        "spelled": SPELLED,
+    }
     made: list[Utterance] = []
     for source, n in counts.items():
         rng = random.Random(f"{seed}:{language}:{side}:{source}")

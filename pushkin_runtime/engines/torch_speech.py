@@ -6,14 +6,12 @@ length may share a batch; padding is masked in the convolutions and in attention
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
-from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
+from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector, at_rms
 
 LAYER_NORM_EPS = 1e-5
 
@@ -21,22 +19,38 @@ LAYER_NORM_EPS = 1e-5
 class TorchSpeechEncoder:
     """See `SpeechEncoder`. Float32 weights under the names of `speech_model.encoder_shapes`."""
 
-    def __init__(self, config: EncoderConfig, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(
+        self, config: EncoderConfig, weights: Mapping[str, FloatArray], projector: Projector
+    ) -> None:
         self.config = config
+        self._projector = projector
         self._weights = {name: torch.from_numpy(array) for name, array in weights.items()}
 
-    @torch.inference_mode()
-    def encode(self, mels: Sequence[FloatArray]) -> list[FloatArray]:
+    def encode(self, mels: Sequence[FloatArray]) -> Generator[bool, None, list[FloatArray]]:
         lengths = torch.tensor([mel.shape[1] for mel in mels])
         x = torch.zeros(len(mels), self.config.n_mels, int(lengths.max()))
         for row, mel in zip(x, mels, strict=True):
             row[:, : mel.shape[1]] = torch.from_numpy(mel)
-        states = self._forward(x, lengths)
+        x, mask = self._convolved(x, lengths)
+        for i in range(self.config.n_layers):
+            x = self._layer(i, x, mask)
+            yield True
+        x = self._norm(x, "layer_norm.")
         n_states = [self.config.n_states(int(n)) for n in lengths]
-        return [row[:n].float().numpy() for row, n in zip(states, n_states, strict=True)]
+        return [row[:n].numpy() for row, n in zip(x, n_states, strict=True)]
 
-    def _forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """x: (b, n_mels, t), zero beyond each row's length → (b, ⌈t / 2⌉, d_model)."""
+    def project(self, stacked: FloatArray) -> FloatArray:
+        p = self._projector
+        x = torch.from_numpy(stacked)
+        hidden = F.relu(F.linear(x, torch.from_numpy(p.first), torch.from_numpy(p.first_bias)))
+        rows = F.linear(hidden, torch.from_numpy(p.second), torch.from_numpy(p.second_bias))
+        return at_rms(rows.numpy(), p.row_rms)
+
+    @torch.inference_mode()
+    def _convolved(
+        self, x: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x: (b, n_mels, t), zero beyond each row's length → (b, ⌈t / 2⌉, d_model), and which states are real."""
         w = self._weights
         x = F.gelu(F.conv1d(x, w["conv1.weight"], w["conv1.bias"], padding=1))
         is_real = torch.arange(x.shape[-1]) < lengths[:, None]
@@ -47,10 +61,9 @@ class TorchSpeechEncoder:
         n_states = (lengths + 1) // 2
         is_padded = bool((n_states < x.shape[1]).any())
         mask = (torch.arange(x.shape[1]) < n_states[:, None])[:, None, None] if is_padded else None
-        for i in range(self.config.n_layers):
-            x = self._layer(i, x, mask)
-        return self._norm(x, "layer_norm.")
+        return x, mask
 
+    @torch.inference_mode()
     def _layer(self, i: int, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         p = f"layers.{i}."
         h = self._norm(x, p + "self_attn_layer_norm.")
@@ -67,22 +80,7 @@ class TorchSpeechEncoder:
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x, self._weights[name + "weight"], self._weights.get(name + "bias"))
 
+    @torch.inference_mode()
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         scale, shift = self._weights[name + "weight"], self._weights[name + "bias"]
         return F.layer_norm(x, x.shape[-1:], scale, shift, LAYER_NORM_EPS)
-
-
-class TorchProjector:
-    """See `SpeechProjector`."""
-
-    def __init__(self, projector: Projector) -> None:
-        self._first = torch.from_numpy(projector.first)
-        self._first_bias = torch.from_numpy(projector.first_bias)
-        self._second = torch.from_numpy(projector.second)
-        self._second_bias = torch.from_numpy(projector.second_bias)
-
-    @torch.inference_mode()
-    def project(self, stacked: FloatArray) -> FloatArray:
-        hidden = F.relu(F.linear(torch.from_numpy(stacked), self._first, self._first_bias))
-        rows: FloatArray = F.linear(hidden, self._second, self._second_bias).numpy()
-        return rows
