@@ -94,6 +94,7 @@ class GenerationRequest:
     max_tokens: None means the task's own default (`prompt.default_max_tokens`).
     adapters: None means the task's default set, () the bare base model.
     deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
+    client: for whom it is done; clients take turns.
     """
 
     request_id: str
@@ -114,6 +115,7 @@ class GenerationRequest:
     control: Control = field(default_factory=Control)
     quality: Quality = "fast"
     deadline_ms: int | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
