@@ -15,6 +15,7 @@ from api.routes import (
     events,
     health,
     models,
+    pairing,
     persona,
     privacy,
     requests,
@@ -59,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
         models,
         events,
         health,
+        pairing,
     ):
         app.include_router(module.router)
     return app

@@ -94,6 +94,13 @@ class DaemonClient:
             answer: dict[str, Any] = response.json()
             return answer
 
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`; nothing is answered."""
+        with _translated():
+            response = self._http.delete(path)
+            if response.is_error:
+                raise _refusal(response)
+
     def text_of(self, path: str) -> Iterator[str]:
         """Yield the text at `path` piece by piece."""
         with _translated(), self._http.stream("GET", path) as response:

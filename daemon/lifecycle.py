@@ -103,9 +103,15 @@ def serve(serving: Serving) -> None:
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
         withdraw_endpoint(paths)
         token = ensure_token(paths.token_file)
+        unix_socket = paths.unix_socket(serving.loaded.config.server.unix_socket)
         listeners = _open_listeners(serving)
         try:
-            endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
+            endpoint = Endpoint(
+                pid=os.getpid(),
+                port=listeners.port,
+                version=__version__,
+                unix_socket=None if unix_socket is None else str(unix_socket),
+            )
             lock.record(endpoint)
             serving.announcer.listening(listeners)
             _run(serving, listeners, endpoint, token)
@@ -207,8 +213,10 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.app import create_app
     from api.document_answers import index_event
     from api.event_hub import EventHub
+    from api.pairing import Pairing
     from api.services import Services, loopback_hosts
     from daemon.index import build_index
+    from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
 
     events = EventHub()
@@ -217,6 +225,9 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
+
+    def pairing_ended(offer_id: str, how: str, client: str | None) -> None:
+        events.publish("pairing", {"id": offer_id, "state": how, "client": client})
 
     index = build_index(
         loaded,
@@ -234,6 +245,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             started_at=time.time(),
             index=index,
             events=events,
+            pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
         )
     )
     return Edge(app, index, events)
