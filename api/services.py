@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
@@ -9,11 +10,14 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
+from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     EventSink,
@@ -54,9 +58,21 @@ class GenerationRuntime(Protocol):
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back an adapter's memory. Raises as `load_adapter` does."""
 
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+
     def status(self) -> RuntimeStatus: ...
 
     def health(self) -> Health: ...
+
+
+class TextEmbedder(Protocol):
+    """Texts → vectors for clients that ask; keeps nothing, so it needs no consent. name: what clients call it."""
+
+    name: str
+
+    def embed(self, texts: Sequence[str]) -> Future[Embedded]:
+        """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,8 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    metrics: fed by the runtime's observer and by the edge.
+    embedder: of the index, but its own and for anybody's texts.
     """
 
     runtime: GenerationRuntime
@@ -96,6 +114,8 @@ class Services:
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    metrics: Metrics = field(default_factory=Metrics)
+    embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     pairing: Pairing | None = None
 

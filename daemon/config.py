@@ -48,7 +48,9 @@ class ServerConfig:
 class RuntimeConfig:
     """How to run a model; the meaning of each is in `pushkin_runtime.runtime.RuntimeOptions`.
 
-    model: a name in `models/`, or an absolute path.
+    model: a name in `models/`, or an absolute path. stall_limit_s: a step that takes longer hangs, unless
+    the model is known to be slow. restart_after_s: after so long without life the process ends, for launchd
+    to start it again; 0 keeps it.
     """
 
     model: str = "pushkin-mini"
@@ -59,6 +61,8 @@ class RuntimeConfig:
     queue_limit: int = 32
     max_active: int = 4
     threads: int = 1
+    stall_limit_s: int = 30
+    restart_after_s: int = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +358,11 @@ def _cross_checks(config: Config) -> list[str]:
         (1 <= runtime.queue_limit <= 1024, "runtime.queue_limit: expected 1 to 1024"),
         (1 <= runtime.max_active <= 64, "runtime.max_active: expected 1 to 64"),
         (1 <= runtime.threads <= 256, "runtime.threads: expected 1 to 256"),
+        (1 <= runtime.stall_limit_s <= 3600, "runtime.stall_limit_s: expected 1 to 3600"),
+        (
+            0 <= runtime.restart_after_s <= 3600,
+            "runtime.restart_after_s: expected 1 to 3600, or 0 for never",
+        ),
         (
             config.adapters.adapters_budget_mb >= 1,
             "adapters.adapters_budget_mb: expected 1 or more",

@@ -76,6 +76,10 @@ class Paths:
         return self.logs / "daemon.jsonl"
 
     @property
+    def log_key_file(self) -> Path:
+        return self.home / "log_key"
+
+    @property
     def faults_file(self) -> Path:
         return self.logs / "faults.log"
 

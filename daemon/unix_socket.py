@@ -71,7 +71,9 @@ def open_unix(path: Path) -> Iterator[OwnersSocket]:
         ours = path.lstat().st_ino
     except OSError as error:
         listener.close()
-        raise SocketsUnusable(f"{path}: cannot listen there: {error.strerror}. {_REMEDY}") from error
+        raise SocketsUnusable(
+            f"{path}: cannot listen there: {error.strerror}. {_REMEDY}"
+        ) from error
     try:
         yield listener
     finally:
@@ -102,9 +104,7 @@ def _prepare_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise SocketsUnusable(
-            f"{folder}: cannot create it: {error.strerror}. {_REMEDY}"
-        ) from error
+        raise SocketsUnusable(f"{folder}: cannot create it: {error.strerror}. {_REMEDY}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise SocketsUnusable(
             f"{folder}: expected a folder of yours with mode 0700 for the Unix socket. {_REMEDY}"

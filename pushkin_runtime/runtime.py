@@ -33,6 +33,7 @@ from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, s
 from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
     AdapterStatus,
@@ -203,6 +204,10 @@ class Runtime:
         self._thread.submit(job)
         return job.future
 
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+        return self._ready_shop().engine.tokenizer
+
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""
         shop = self._shop
@@ -225,6 +230,7 @@ class Runtime:
             adapters_bytes=shop.adapters.n_bytes if shop else 0,
             adapters_budget_bytes=self.options.adapters.budget_bytes,
             last_token_age_s=self._liveness.token_age_s(),
+            heartbeat_age_s=self._liveness.heartbeat_age_s(),
         )
 
     def health(self) -> Health:

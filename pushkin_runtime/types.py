@@ -279,7 +279,8 @@ class AdapterStatus:
 class RuntimeStatus:
     """A snapshot for `/v1/status`: numbers and names only, never text.
 
-    engine_reason: why this engine was chosen. last_token_age_s: None before the first token.
+    engine_reason: why this engine was chosen. last_token_age_s: None before the first token. heartbeat_age_s: since
+    the inference thread last moved, 0 while it has nothing to do.
     """
 
     state: RuntimeState
@@ -300,6 +301,7 @@ class RuntimeStatus:
     adapters_bytes: int
     adapters_budget_bytes: int
     last_token_age_s: float | None
+    heartbeat_age_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
