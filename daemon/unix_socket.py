@@ -24,13 +24,15 @@ _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES = 0, 1, 76  # <sys/un.h> and <sys/ucr
 
 
 class OwnersSocket(socket.socket):
-    """A listening socket that takes connections of its owner's processes only."""
+    """A listening socket that takes connections of one user's processes only."""
+
+    owner = -1  # a uid
 
     def accept(self) -> tuple[socket.socket, object]:
         """Raises ConnectionAbortedError for somebody else, which servers take as "nobody was there"."""
         connection, address = super().accept()
         uid = peer_uid(connection)
-        if uid is not None and uid != os.geteuid():
+        if uid is not None and uid != self.owner:
             connection.close()
             raise ConnectionAbortedError(f"uid {uid} is not the owner's")
         return connection, address
@@ -48,10 +50,10 @@ def peer_uid(connection: socket.socket, platform: str = sys.platform) -> int | N
 
 
 @contextlib.contextmanager
-def open_unix(path: Path) -> Iterator[OwnersSocket]:
+def open_unix(path: Path, *, owner: int | None = None) -> Iterator[OwnersSocket]:
     """Listen at `path` for the length of the block; the file is removed afterwards.
 
-    Raises SocketsUnusable. A file left behind by a killed daemon is replaced; a live socket is not.
+    owner: whose connections are taken, ours by default. Raises SocketsUnusable. A file left behind by a killed daemon is replaced; a live socket is not.
     """
     n_bytes = len(os.fsencode(path))
     if n_bytes > MAX_PATH_BYTES:
@@ -61,6 +63,7 @@ def open_unix(path: Path) -> Iterator[OwnersSocket]:
     _prepare_folder(path.parent)
     _remove_stale(path)
     listener = OwnersSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.owner = os.geteuid() if owner is None else owner
     try:
         before = os.umask(0o077)
         try:
