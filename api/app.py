@@ -17,6 +17,7 @@ from api.routes import (
     events,
     health,
     metrics,
+    pairing,
     persona,
     privacy,
     requests,
@@ -63,6 +64,7 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         events,
         health,
+        pairing,
         metrics,
     ):
         app.include_router(module.router)

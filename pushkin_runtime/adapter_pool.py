@@ -203,11 +203,6 @@ class AdapterPool:
         with self._lock:
             return sum(resident.lora.n_bytes for resident in self._residents.values())
 
-    @property
-    def budget_bytes(self) -> int:
-        """The most that resident matrices may take when no generation runs."""
-        return self._options.budget_bytes
-
     def close(self) -> None:
         """Stop loading; what is queued is dropped."""
         self._loader.shutdown(wait=False, cancel_futures=True)
