@@ -8,13 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api.errors import CODES, answer_error
+from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
     documents,
     events,
     health,
-    models,
+    metrics,
+    pairing,
     persona,
     privacy,
     requests,
@@ -39,7 +41,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware),
+            Middleware(RequestScopeMiddleware, metrics=services.metrics),
             Middleware(SecurityMiddleware, services=services),
         ],
         exception_handlers={
@@ -57,8 +59,11 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        embeddings,
         events,
         health,
+        pairing,
+        metrics,
     ):
         app.include_router(module.router)
     return app

@@ -44,6 +44,7 @@ STATUSES: dict[str, int] = {
     "cross_site_refused": 403,
     "preflight_refused": 403,
     "scope_insufficient": 403,
+    "pairing_refused": 403,
     "consent_required": 403,
     "unknown_path": 404,
     "adapter_not_found": 404,
@@ -85,6 +86,7 @@ STATUSES: dict[str, int] = {
     "queue_full": 503,
     "draining": 503,
     "index_queue_full": 503,
+    "embedding_queue_full": 503,
     "index_locked": 503,
     "index_closed": 503,
 }
@@ -126,6 +128,7 @@ CODES: dict[type[Exception], str] = {
     indexer.IndexLocked: "index_locked",
     indexer.EmbeddingFailed: "embedding_failed",
     indexer.IndexQueueFull: "index_queue_full",
+    indexer.EmbeddingQueueFull: "embedding_queue_full",
     indexer.IndexClosed: "index_closed",
     ClientDisconnect: "client_closed",
 }

@@ -78,9 +78,14 @@ class EventHub:
             listener.offer(None)
 
     @property
+    def n_listeners(self) -> int:
+        """Clients that listen now."""
+        return len(self._listeners)
+
+    @property
     def is_full(self) -> bool:
         """Whether no more listeners are taken."""
-        return len(self._listeners) >= MAX_LISTENERS
+        return self.n_listeners >= MAX_LISTENERS
 
     @asynccontextmanager
     async def listener(self) -> AsyncIterator[Listener]:

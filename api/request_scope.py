@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
@@ -10,8 +9,8 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import as_api_error, log_failure
-
-log = logging.getLogger("pushkin.api")
+from api.metrics.instruments import Metrics
+from api.request_record import RequestRecord, request_ended
 
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -23,8 +22,9 @@ class RequestScopeMiddleware:
     daemon makes one (`req_` and 24 hex digits).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._open_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,40 +40,32 @@ class RequestScopeMiddleware:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = time.perf_counter()
-        status = 0
+        record = scope["state"]["record"] = RequestRecord()
         extra_headers = [
             (b"x-request-id", request_id.encode()),
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
         ]
 
+        async def receive_counted() -> Message:
+            message = await receive()
+            record.received(message)
+            return message
+
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            record.sent(message)
             if message["type"] == "http.response.start":
-                status = message["status"]
                 message["headers"] = [*message.get("headers", []), *extra_headers]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_counted, send_with_id)
         except Exception as error:  # noqa: BLE001 - uvicorn would log its message, which may quote text
             log_failure(error, request_id)
-            if not status and scope["type"] == "http":
+            if not record.status and scope["type"] == "http":
                 answer = as_api_error(error).response(request_id)
                 await answer(scope, receive, send_with_id)
-        # Watchers ask for /health and /v1/status every second.
-        is_look = scope.get("method") == "GET" and status == 200
-        log.log(
-            logging.DEBUG if is_look else logging.INFO,
-            "request finished",
-            extra={
-                "request_id": request_id,
-                "method": scope.get("method", "WEBSOCKET"),
-                "route": getattr(scope.get("route"), "path", None),
-                "status": status,
-                "duration_ms": round(1000 * (time.perf_counter() - started), 3),
-            },
-        )
+        request_ended(scope, record, request_id, time.perf_counter() - started, self._metrics)
 
     def _choose_id(self, scope: Scope) -> str:
         given = [value for name, value in scope["headers"] if name == b"x-request-id"]

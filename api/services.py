@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
@@ -9,10 +10,14 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
+from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
+from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     EventSink,
@@ -53,9 +58,21 @@ class GenerationRuntime(Protocol):
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         """Give back an adapter's memory. Raises as `load_adapter` does."""
 
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+
     def status(self) -> RuntimeStatus: ...
 
     def health(self) -> Health: ...
+
+
+class TextEmbedder(Protocol):
+    """Texts → vectors for clients that ask; keeps nothing, so it needs no consent. name: what clients call it."""
+
+    name: str
+
+    def embed(self, texts: Sequence[str]) -> Future[Embedded]:
+        """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +83,14 @@ class ApiLimits:
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    wrong_token_pause_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +98,12 @@ class Services:
     """Everything `create_app` needs.
 
     tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
-    None refuses them. The other guards always stay on.
+    None refuses them. The other guards always stay on. pairing: None where no client can be remembered.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    metrics: fed by the runtime's observer and by the edge.
+    embedder: of the index, but its own and for anybody's texts.
     """
 
     runtime: GenerationRuntime
@@ -93,7 +114,10 @@ class Services:
     limits: ApiLimits = field(default_factory=ApiLimits)
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
+    metrics: Metrics = field(default_factory=Metrics)
+    embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
+    pairing: Pairing | None = None
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:

@@ -35,17 +35,22 @@ _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes always do."""
+    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes
+    always do. unix_socket: "off", "on" (`run/pushkin.sock` in the home), or a whole path.
+    """
 
     port: int = 1799
     auth: bool = True
+    unix_socket: str = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeConfig:
     """How to run a model; the meaning of each is in `pushkin_runtime.runtime.RuntimeOptions`.
 
-    model: a name in `models/`, or an absolute path.
+    model: a name in `models/`, or an absolute path. stall_limit_s: a step that takes longer hangs, unless
+    the model is known to be slow. restart_after_s: after so long without life the process ends, for launchd
+    to start it again; 0 keeps it.
     """
 
     model: str = "pushkin-mini"
@@ -56,6 +61,8 @@ class RuntimeConfig:
     queue_limit: int = 32
     max_active: int = 4
     threads: int = 1
+    stall_limit_s: int = 30
+    restart_after_s: int = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +343,11 @@ def _cross_checks(config: Config) -> list[str]:
     )
     checks = [
         (0 <= config.server.port <= 65535, "server.port: expected 0 to 65535"),
+        (
+            config.server.unix_socket in ("off", "on")
+            or Path(config.server.unix_socket).is_absolute(),
+            'server.unix_socket: expected "off", "on" or a whole path',
+        ),
         (name_ok, "runtime.model: expected a name in the models folder or an absolute path"),
         (
             runtime.context_length == 0 or 64 <= runtime.context_length <= 131072,
@@ -346,6 +358,11 @@ def _cross_checks(config: Config) -> list[str]:
         (1 <= runtime.queue_limit <= 1024, "runtime.queue_limit: expected 1 to 1024"),
         (1 <= runtime.max_active <= 64, "runtime.max_active: expected 1 to 64"),
         (1 <= runtime.threads <= 256, "runtime.threads: expected 1 to 256"),
+        (1 <= runtime.stall_limit_s <= 3600, "runtime.stall_limit_s: expected 1 to 3600"),
+        (
+            0 <= runtime.restart_after_s <= 3600,
+            "runtime.restart_after_s: expected 1 to 3600, or 0 for never",
+        ),
         (
             config.adapters.adapters_budget_mb >= 1,
             "adapters.adapters_budget_mb: expected 1 or more",

@@ -10,6 +10,7 @@ from daemon.paths import adapter_roots, find_model
 
 if TYPE_CHECKING:
     from daemon.config import Loaded
+    from indexer.embedding_desk import EmbeddingDesk
     from indexer.indexing import EventSink
     from indexer.persona_source import IndexPersonas
     from indexer.service import DocumentIndex
@@ -76,6 +77,13 @@ def build_personas(loaded: Loaded, index: DocumentIndex) -> IndexPersonas | None
             adapter=PERSONA,
         )
     )
+
+
+def build_embedding_desk(loaded: Loaded) -> EmbeddingDesk:
+    """Return what embeds texts for clients, with an encoder of its own that is loaded when one asks."""
+    from indexer.embedding_desk import EmbeddingDesk
+
+    return EmbeddingDesk(STYLE_ENCODER, lambda: build_embedder(loaded))
 
 
 def build_embedder(loaded: Loaded) -> Embedder:

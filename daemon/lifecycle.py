@@ -12,9 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from daemon import __version__
 from daemon.auth_token import ensure_token
@@ -27,23 +27,27 @@ from daemon.instance import (
     record_refusal,
     withdraw_endpoint,
 )
+from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
 from daemon.paths import Paths, adapter_roots, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+from daemon.unix_socket import open_unix
+from daemon.watchdog import Watchdog, end_dead
 from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
 
 log = logging.getLogger(__name__)
 
-_LAUNCHD_LOG_LIMIT = 1_000_000
+_LOG_LIMIT = 1_000_000  # of files that nobody rotates
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -76,7 +80,7 @@ def build_runtime(loaded: Loaded) -> Runtime:
     from pushkin_runtime.runtime import Runtime
 
     try:
-        return Runtime(_runtime_options(loaded))
+        return Runtime(runtime_options(loaded))
     except RuntimeFault as error:
         raise LoadFailed(str(error)) from error
 
@@ -100,17 +104,21 @@ def serve(serving: Serving) -> None:
     signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
     prepare(paths)
-    with InstanceLock(paths.lock_file) as lock, _diagnostics(serving):
+    with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
         token = ensure_token(paths.token_file)
-        listeners = _open_listeners(serving)
         try:
-            endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
-            lock.record(endpoint)
-            serving.announcer.listening(listeners)
-            _run(serving, listeners, endpoint, token)
+            with _listening(serving) as listeners:
+                endpoint = Endpoint(
+                    pid=os.getpid(),
+                    port=listeners.port,
+                    version=__version__,
+                    unix_socket=listeners.unix_path,
+                )
+                lock.record(endpoint)
+                serving.announcer.listening(listeners)
+                _run(serving, listeners, endpoint, token, faults)
         finally:
-            listeners.close()
             withdraw_endpoint(paths)
 
 
@@ -131,7 +139,8 @@ def harden_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _runtime_options(loaded: Loaded) -> RuntimeOptions:
+def runtime_options(loaded: Loaded) -> RuntimeOptions:
+    """Return what a configuration says about the runtime."""
     from pushkin_runtime.adapter_pool import AdapterOptions
     from pushkin_runtime.runtime import RuntimeOptions
 
@@ -151,6 +160,7 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
         queue_limit=runtime.queue_limit,
         max_active=runtime.max_active,
         n_threads=runtime.threads,
+        stall_s=runtime.stall_limit_s,
         adapters=AdapterOptions(
             roots=adapter_roots(model_dir, loaded.paths),
             budget_bytes=adapters.adapters_budget_mb * 2**20,
@@ -159,7 +169,9 @@ def _runtime_options(loaded: Loaded) -> RuntimeOptions:
     )
 
 
-def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str) -> None:
+def _run(
+    serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str, faults: IO[bytes]
+) -> None:
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
@@ -167,9 +179,12 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str)
     edge = build_edge(serving.loaded, runtime, listeners.port)
     paths = serving.loaded.paths
     failures: list[str] = []
+    grace_s = serving.loaded.config.runtime.restart_after_s
+    watchdog = Watchdog(runtime, grace_s=grace_s, end=lambda: end_dead(faults))
 
     def ready() -> None:
         settle_memory()
+        watchdog.start()
         publish_endpoint(paths, endpoint)
         edge.index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, edge.index)
@@ -184,10 +199,12 @@ def _run(serving: Serving, listeners: Listeners, endpoint: Endpoint, token: str)
         return not serving.under_launchd
 
     def stopping() -> None:
+        watchdog.stop()
         edge.events.close()
         serving.announcer.stopping()
 
-    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
+    edge.embeddings.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
@@ -200,6 +217,7 @@ class Edge:
     app: FastAPI
     index: DocumentIndex
     events: EventHub
+    embeddings: EmbeddingDesk
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
@@ -207,22 +225,33 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.app import create_app
     from api.document_answers import index_event
     from api.event_hub import EventHub
+    from api.metrics.instruments import Metrics
+    from api.metrics.observer import MeteredRuntime
+    from api.pairing import Pairing
     from api.services import Services, loopback_hosts
-    from daemon.index import build_index
+    from daemon.index import build_embedding_desk, build_index
+    from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
+    from pushkin_runtime.observer import Unobserved
 
-    events = EventHub()
+    events, metrics = EventHub(), Metrics()
+    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
 
     def heard(event: IndexEvent) -> None:
+        metrics.index.heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
+
+    def pairing_ended(offer_id: str, how: str, client: str | None) -> None:
+        events.publish("pairing", {"id": offer_id, "state": how, "client": client})
 
     index = build_index(
         loaded,
         is_busy=lambda: runtime.status().n_active + runtime.status().n_queued > 0,
         sink=heard,
     )
+    embeddings = build_embedding_desk(loaded)
     app = create_app(
         Services(
             runtime=runtime,
@@ -234,9 +263,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             started_at=time.time(),
             index=index,
             events=events,
+            pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
+            metrics=metrics,
+            embedder=embeddings,
         )
     )
-    return Edge(app, index, events)
+    return Edge(app, index, events, embeddings)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
@@ -259,31 +291,41 @@ def _stop_while_starting(_: int, __: object) -> None:
     raise SystemExit(0)
 
 
-def _open_listeners(serving: Serving) -> Listeners:
-    inherited = inherit_from_launchd() if serving.under_launchd else None
-    if inherited:
-        return inherited
-    return open_loopback(serving.loaded.config.server.port)
+@contextlib.contextmanager
+def _listening(serving: Serving) -> Iterator[Listeners]:
+    """The sockets, open for the length of the block."""
+    server = serving.loaded.config.server
+    unix_path = serving.loaded.paths.unix_socket(server.unix_socket)
+    with contextlib.ExitStack() as stack:
+        inherited = inherit_from_launchd() if serving.under_launchd else None
+        listeners = inherited or open_loopback(server.port)
+        stack.callback(listeners.close)
+        if unix_path is not None:
+            unix_socket = stack.enter_context(open_unix(unix_path))
+            listeners = replace(listeners, unix_socket=unix_socket)
+        yield listeners
 
 
 @contextlib.contextmanager
-def _diagnostics(serving: Serving) -> Iterator[None]:
-    """Log to files for the life of the daemon: events, and the stacks of a native crash."""
+def _diagnostics(serving: Serving) -> Iterator[IO[bytes]]:
+    """Log to files for the life of the daemon: events, and the stacks of a native crash, whose file is given."""
     paths, level = serving.loaded.paths, serving.loaded.config.log.log_level
     if serving.under_launchd:
-        _bound_launchd_log()
-    handler = start_logging(paths.log_file, level)
+        _bound_log(sys.stderr.fileno())  # launchd's error log
+    ids = LogIds(ensure_log_key(paths.log_key_file))
+    handler = start_logging(paths.log_file, level, ids)
     with paths.faults_file.open("ab") as faults:
+        _bound_log(faults.fileno())
         faulthandler.enable(faults)
         try:
-            yield
+            yield faults
         finally:
             faulthandler.disable()
             stop_logging(handler)
 
 
-def _bound_launchd_log() -> None:
-    """Empty launchd's error log when it has grown: launchd never rotates it."""
+def _bound_log(descriptor: int) -> None:
+    """Empty a log that has grown and that nobody rotates."""
     with contextlib.suppress(OSError):
-        if os.fstat(sys.stderr.fileno()).st_size > _LAUNCHD_LOG_LIMIT:
-            os.ftruncate(sys.stderr.fileno(), 0)
+        if os.fstat(descriptor).st_size > _LOG_LIMIT:
+            os.ftruncate(descriptor, 0)

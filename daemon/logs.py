@@ -2,7 +2,7 @@
 
 An entry is a fixed event name plus ids, lengths and times from `extra`. The message is never
 formatted with its arguments and an exception is reduced to its type and stack, because both can
-quote what the user wrote.
+quote what the user wrote. Of what a library says only the place is kept: it may have formatted it itself.
 """
 
 from __future__ import annotations
@@ -15,38 +15,64 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 
+from daemon.log_ids import LogIds
+
 _MAX_BYTES = 5_000_000
 _N_OLD_FILES = 4
 _MAX_STRING = 80
+_OURS = frozenset(
+    (
+        "pushkin",
+        "daemon",
+        "api",
+        "audio",
+        "indexer",
+        "usage",
+        "pushkin_runtime",
+        "adapters",
+        "quality",
+    )
+)
 _STANDARD = frozenset(
     (*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message")
 )
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as one line of JSON without anything that could be the user's text."""
+    """Formats a record as one line of JSON without anything that could be the user's text.
+
+    ids: how the fields called `*_id` are written.
+    """
+
+    def __init__(self, ids: LogIds) -> None:
+        super().__init__()
+        self._ids = ids
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
             "time": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.msg if isinstance(record.msg, str) else type(record.msg).__name__,
+            **_event(record),
         }
         extra = {k: v for k, v in vars(record).items() if k not in _STANDARD}
-        entry |= {key: value for key, value in extra.items() if _is_loggable(value)}
+        for key, value in extra.items():
+            if key.endswith("_id") and isinstance(value, str):
+                entry[key] = self._ids.shown(value)
+            elif _is_loggable(value):
+                entry[key] = value
         if record.exc_info and record.exc_info[0]:
             entry["error"] = record.exc_info[0].__name__
             entry["stack"] = _stack(record.exc_info[2])
         return json.dumps(entry, ensure_ascii=False)
 
 
-def start_logging(path: Path, level: str) -> logging.Handler:
+def start_logging(path: Path, level: str, ids: LogIds) -> logging.Handler:
     """Send all logging of this process to `path`; return the handler, which the caller closes."""
     handler = RotatingFileHandler(
         path, maxBytes=_MAX_BYTES, backupCount=_N_OLD_FILES, encoding="utf-8", delay=True
     )
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(ids))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -69,6 +95,16 @@ def _log_dead_thread(hook: threading.ExceptHookArgs) -> None:
     name = hook.thread.name if hook.thread else "?"
     exc_info = (hook.exc_type, hook.exc_value or hook.exc_type(), hook.exc_traceback)
     logging.getLogger(__name__).error("thread died", exc_info=exc_info, extra={"thread_name": name})
+
+
+def _event(record: logging.LogRecord) -> dict[str, object]:
+    """What happened: our own messages are fixed words, everybody else's are reduced to their place."""
+    if record.name.partition(".")[0] in _OURS and isinstance(record.msg, str):
+        return {"event": record.msg}
+    return {
+        "event": "library message",
+        "where": f"{record.module}.{record.funcName}:{record.lineno}",
+    }
 
 
 def _is_loggable(value: object) -> bool:

@@ -16,6 +16,7 @@ IndexerError
 │   └── IndexLocked           another process has the index open
 ├── EmbeddingFailed           the encoder failed, or gave something that is no vector
 ├── IndexQueueFull            more documents wait than may
+├── EmbeddingQueueFull        more requests for embeddings wait than may
 └── IndexClosed               the index is shutting down or was never started
 """
 
@@ -92,6 +93,12 @@ class IndexQueueFull(IndexerError):
     """More documents wait to be indexed than may."""
 
     retry_after_s = 5
+
+
+class EmbeddingQueueFull(IndexerError):
+    """More requests for embeddings wait than may."""
+
+    retry_after_s = 1
 
 
 class IndexClosed(IndexerError):

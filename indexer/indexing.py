@@ -288,5 +288,5 @@ class Indexer:
 
     def _log_failure(self, job: Job, error: Exception) -> None:
         level = logging.INFO if isinstance(error, IndexerError) else logging.ERROR
-        extra = {"job": job.id, "code": code_of(error), "error_type": type(error).__qualname__}
+        extra = {"job_id": job.id, "code": code_of(error), "error_type": type(error).__qualname__}
         log.log(level, "job failed", extra=extra)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from indexer import spaces
 from indexer.consent import Asking, Consent
-from indexer.errors import ConsentRequired, DocumentEmpty, EmbeddingFailed
+from indexer.embedding import embedded, made_embedder
+from indexer.errors import ConsentRequired, DocumentEmpty
 from indexer.records import DocumentUpdate, PushedFile, PushedText, Source
 from indexer.store import Store
 from indexer.types import Block, Embedder, EmbeddingSpace, ExtractedText, Paragraph
@@ -176,7 +177,8 @@ class Pipeline:
             watcher.pause()
             if not watcher.is_wanted():
                 return None
-            vectors.extend(self._embed_batch(texts[start : start + self.options.batch_size]))
+            batch = texts[start : start + self.options.batch_size]
+            vectors.extend(embedded(self._ready_embedder(), batch))
             watcher.progress(n_paragraphs, len(vectors))
         return vectors
 
@@ -212,29 +214,8 @@ class Pipeline:
 
     def _ready_embedder(self) -> Embedder:
         if self._embedder is None:
-            try:
-                self._embedder = self.stages.make_embedder()
-            except Exception as error:
-                raise EmbeddingFailed(
-                    f"The encoder of paragraphs could not be loaded ({type(error).__name__})."
-                ) from error
+            self._embedder = made_embedder(self.stages.make_embedder)
         return self._embedder
-
-    def _embed_batch(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        embedder = self._ready_embedder()
-        try:
-            vectors = embedder.embed(texts)
-        except Exception as error:
-            raise EmbeddingFailed(
-                f"The encoder of paragraphs failed ({type(error).__name__})."
-            ) from error
-        expected = (len(texts), embedder.space.n_dimensions)
-        if vectors.shape != expected or not np.isfinite(vectors).all():
-            raise EmbeddingFailed(
-                f"The encoder gave {vectors.shape}, or values that are not finite; "
-                f"expected {expected}."
-            )
-        return vectors
 
 
 def _asking(

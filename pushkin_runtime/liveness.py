@@ -116,6 +116,10 @@ class Liveness:
         at = self._last_token_at
         return None if at is None else self._clocks.continuous() - at
 
+    def heartbeat_age_s(self) -> float:
+        """Seconds on the stall clock since anything moved; 0 at rest, when nothing has to."""
+        return self._still_s() if self._busy.is_set() else 0.0
+
     @property
     def limit_s(self) -> float:
         """How long a unit of work may take before it counts as hanging.

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
+from pushkin_runtime.admission import check_request
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
-    CapabilityMissing,
     Draining,
     EngineFailed,
     InvalidRequest,
@@ -33,6 +33,7 @@ from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, s
 from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
     AdapterStatus,
@@ -140,8 +141,9 @@ class Runtime:
         the one running is superseded at once.
         Raises NotReady, Draining, QueueFull, AdapterError, CapabilityMissing or InvalidRequest.
         """
-        pool = self._ready_shop().adapters
-        self._check_request(request)
+        shop = self._ready_shop()
+        pool = shop.adapters
+        check_request(request, shop.engine.tokenizer)
         persona = self._personas.check(request)
         if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
@@ -203,6 +205,10 @@ class Runtime:
         self._thread.submit(job)
         return job.future
 
+    def tokenizer(self) -> TextTokenizer:
+        """The loaded model's. Raises NotReady or Draining."""
+        return self._ready_shop().engine.tokenizer
+
     def status(self) -> RuntimeStatus:
         """A snapshot; numbers of the inference thread may be one step old."""
         shop = self._shop
@@ -225,6 +231,7 @@ class Runtime:
             adapters_bytes=shop.adapters.n_bytes if shop else 0,
             adapters_budget_bytes=self.options.adapters.budget_bytes,
             last_token_age_s=self._liveness.token_age_s(),
+            heartbeat_age_s=self._liveness.heartbeat_age_s(),
         )
 
     def health(self) -> Health:
@@ -321,15 +328,6 @@ class Runtime:
             )
         assert self._shop is not None  # set before the state is "ready"
         return self._shop
-
-    def _check_request(self, request: GenerationRequest) -> None:
-        """Refuse what cannot be done while a real status code can still be given."""
-        if request.quality == "best":
-            raise CapabilityMissing(
-                'quality "best" needs the writing-quality reward model, which is not installed; '
-                'use "fast" or "balanced".',
-                param="quality",
-            )
 
     def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
         if request.document_id is None:

@@ -20,14 +20,19 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.event_hub import EventHub
+from api.metrics.instruments import Metrics
+from api.metrics.observer import MeteredRuntime
+from api.pairing import Pairing
 from api.scopes import TokenScope
-from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
+from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from api.tokens import FixedTokens
 from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
+from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterStatus,
     Done,
@@ -86,6 +91,9 @@ class TappedRuntime:
 
     def unload_adapter(self, name: str) -> Future[AdapterStatus]:
         return self.inner.unload_adapter(name)
+
+    def tokenizer(self) -> TextTokenizer:
+        return self.inner.tokenizer()
 
     def status(self) -> RuntimeStatus:
         return self.inner.status()
@@ -147,9 +155,11 @@ def running_daemons() -> Iterator[StartDaemon]:
         limits: ApiLimits | None = None,
         tokens: Mapping[str, TokenScope] | None = None,
         without_token: TokenScope | None = None,
+        pairing: Pairing | None = None,
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
+        embedder: TextEmbedder | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -158,7 +168,9 @@ def running_daemons() -> Iterator[StartDaemon]:
             prefill_chunk=8,
             adapters=adapters or AdapterOptions(),
         )
+        metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
+        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -170,12 +182,15 @@ def running_daemons() -> Iterator[StartDaemon]:
             runtime=tapped,
             tokens=FixedTokens.of({TOKEN: "admin"} | dict(tokens or {})),
             without_token=without_token,
+            pairing=pairing,
             allowed_hosts=loopback_hosts(1799),
             version="0.1.0",
             started_at=time.time(),
-            limits=limits or ApiLimits(),
+            limits=limits or ApiLimits(wrong_token_pause_s=0),
             index=index,
             events=events or EventHub(),
+            metrics=metrics,
+            embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)

@@ -63,8 +63,12 @@ class Daemon:
 
     def permit(self, n: int) -> None:
         """Let the paced engine take `n` more steps."""
+        self.say(str(n))
+
+    def say(self, line: str) -> None:
+        """Tell a program of the tests something, on its stdin."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{n}\n")
+        self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
     def client(self) -> httpx.Client:
@@ -100,12 +104,21 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def start_daemon() -> Iterator[StartDaemon]:
-    """`start_daemon(home)` starts one and waits until it is ready; `paced=True` makes it take permits."""
+    """`start_daemon(home)` starts one and waits until it is ready; `paced=True` makes it take permits,
+    `program` is another of the tests' daemons, the rest are environment variables."""
     daemons: list[Daemon] = []
 
-    def start(home: Path, *flags: str, paced: bool = False, ready: bool = True) -> Daemon:
-        program = [str(PACED_DAEMON)] if paced else ["-m", "daemon", "serve", "--json"]
-        daemon = Daemon([sys.executable, *program, *flags], home, environment(home))
+    def start(
+        home: Path,
+        *flags: str,
+        paced: bool = False,
+        program: Path | None = None,
+        ready: bool = True,
+        **env: str,
+    ) -> Daemon:
+        program = PACED_DAEMON if paced else program
+        arguments = [str(program)] if program else ["-m", "daemon", "serve", "--json"]
+        daemon = Daemon([sys.executable, *arguments, *flags], home, environment(home, **env))
         daemons.append(daemon)
         if ready:
             daemon.wait_for("ready")

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: OpenAI's list of models: the base, and each adapter on it as `base:adapter`."""
+"""`GET /v1/models`: the base, each adapter on it as `base:adapter`, and the encoder of `/v1/embeddings`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from api.errors import ApiError
 from api.openapi import error_responses
 from api.services import Services, ServicesDep
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["openai"])
 
 
 class ModelAnswer(TypedDict):
@@ -56,7 +56,12 @@ async def _models(services: Services) -> list[ModelAnswer]:
     base, created = status.model.id, int(services.started_at)
     adapters = await asyncio.wrap_future(services.runtime.adapters())
     usable = [f"{base}:{adapter.name}" for adapter in adapters if adapter.state != "broken"]
-    return [_answer(base, created, None), *(_answer(name, created, base) for name in usable)]
+    others = [services.embedder.name] if services.embedder is not None else []
+    return [
+        _answer(base, created, None),
+        *(_answer(name, created, base) for name in usable),
+        *(_answer(name, created, None) for name in others),
+    ]
 
 
 def _answer(name: str, created: int, parent: str | None) -> ModelAnswer:

@@ -1,0 +1,41 @@
+"""From the runtime's events to the instruments; see `pushkin_runtime.observer.Observer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from api.metrics.instruments import Metrics
+from pushkin_runtime.observer import Observer
+from pushkin_runtime.types import Done, Event, EventSink, Failed, GenerationRequest
+
+T = TypeVar("T")
+
+
+class MeteredRuntime:
+    """Counts every generation at its end, before its client hears of it. beyond: another observer."""
+
+    def __init__(self, metrics: Metrics, beyond: Observer) -> None:
+        self._metrics, self._beyond = metrics, beyond
+
+    def events(self, request: GenerationRequest, sink: EventSink) -> EventSink:
+        metrics, task = self._metrics, request.task
+        sink = self._beyond.events(request, sink)
+
+        def count(event: Event) -> None:
+            match event:
+                case Done(result):
+                    metrics.generation_ended(task, result)
+                case Failed():
+                    metrics.generation_failed(task)
+            sink(event)
+
+        return count
+
+    def units(
+        self, request_id: str, stage: Callable[[], str], units: Iterator[bool]
+    ) -> Iterator[bool]:
+        return self._beyond.units(request_id, stage, units)
+
+    def load(self, n_adapters: int, load: Callable[[], T]) -> Callable[[], T]:
+        return self._beyond.load(n_adapters, load)

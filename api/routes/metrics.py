@@ -1,0 +1,56 @@
+"""`GET /metrics`: everything that is counted, in Prometheus' text format."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from fastapi import APIRouter, Response
+
+from api.metrics.page import Moment, metrics_page
+from api.openapi import error_responses
+from api.services import Services, ServicesDep
+from indexer.errors import IndexerError
+from indexer.service import DocumentIndex
+from indexer.store import Totals
+
+router = APIRouter(tags=["life"])
+
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_INDEX_WAIT_S = 0.25
+
+
+@router.get(
+    "/metrics",
+    summary="Counters and timings for Prometheus; llama-server's names are on the same page",
+    response_class=Response,
+    responses={
+        **error_responses(401, 403, 421),
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
+)
+async def show_metrics(services: ServicesDep) -> Response:
+    page = metrics_page(services.metrics, await _moment(services))
+    return Response(page, headers={"Content-Type": _CONTENT_TYPE})
+
+
+async def _moment(services: Services) -> Moment:
+    return Moment(
+        version=services.version,
+        started_at=services.started_at,
+        uptime_s=max(0.0, time.time() - services.started_at),
+        status=services.runtime.status(),
+        n_listeners=services.events.n_listeners,
+        index=await index_totals(services.index),
+    )
+
+
+async def index_totals(index: DocumentIndex | None) -> Totals | None:
+    """What the index holds; None where there is none to ask, or none that answers soon."""
+    if index is None:
+        return None
+    try:
+        async with asyncio.timeout(_INDEX_WAIT_S):
+            return await asyncio.wrap_future(index.totals())
+    except (IndexerError, TimeoutError):
+        return None

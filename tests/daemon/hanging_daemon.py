@@ -1,0 +1,48 @@
+"""A daemon whose engine, told to on stdin, hangs in a native call that nothing interrupts. Run by the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+
+from daemon.announce import JsonAnnouncer
+from daemon.config import load
+from daemon.lifecycle import Serving, runtime_options, serve
+from pushkin_runtime.engines.scripted_engine import ScriptedEngine
+from pushkin_runtime.runtime import Runtime
+
+HANG_S = 3600
+
+
+class Trap(threading.Semaphore):
+    """Lets every step pass until a line comes on stdin."""
+
+    is_set = False
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        if self.is_set:
+            ctypes.CDLL(None).sleep(HANG_S)
+        return True
+
+
+def main() -> None:
+    trap = Trap()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        trap.is_set = True
+
+    threading.Thread(target=listen, daemon=True).start()
+    engine = ScriptedEngine(texts=("word ",), endless=True, permits=trap)
+    serve(
+        Serving(
+            loaded=load(),
+            announcer=JsonAnnouncer(),
+            build=lambda loaded: Runtime(runtime_options(loaded), create=lambda *_: engine),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
