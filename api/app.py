@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
@@ -16,6 +17,7 @@ from api.routes import (
     events,
     health,
     metrics,
+    pairing,
     persona,
     privacy,
     requests,
@@ -42,6 +44,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(RequestScopeMiddleware, metrics=services.metrics),
             Middleware(SecurityMiddleware, services=services),
+            Middleware(AdmissionMiddleware, limits=services.limits),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),
@@ -61,6 +64,7 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         events,
         health,
+        pairing,
         metrics,
     ):
         app.include_router(module.router)
