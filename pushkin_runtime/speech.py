@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from pushkin_runtime.engines.base import Engine, SpeechEncoder
 from pushkin_runtime.engines.registry import create_speech_encoder
 from pushkin_runtime.errors import InvalidRequest, ModelCorrupt
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
-from pushkin_runtime.speech_folder import SpeechFiles, read_speech
-from pushkin_runtime.speech_model import Projector, stack, whole_rows
+from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
+from pushkin_runtime.speech_model import EncoderConfig, Projector, stack, whole_rows
 from pushkin_runtime.types import SpeechInfo, SpeechRows
 
 MIN_SAMPLES = SAMPLE_RATE // 50  # 20 ms: less is a click
@@ -118,3 +118,22 @@ def checked_samples(samples: NDArray[np.float32]) -> FloatArray:
     if not np.isfinite(samples).all():
         raise InvalidRequest("Speech must be finite numbers between -1 and 1.", param="speech")
     return samples.copy()
+
+
+def open_encoder(folder: Path) -> tuple[EncoderConfig, Callable[[FloatArray], FloatArray]]:
+    """Return an encoder's shape, and mel → states in PyTorch on the calling thread: what training data is made with."""
+    config, weights = read_encoder(folder)
+    nothing = np.zeros((0, 0), np.float32)
+    no_projector = Projector(1, nothing, nothing, nothing, nothing, 1.0)
+    encoder = create_speech_encoder("torch", config, weights, no_projector)
+
+    def states(mel: FloatArray) -> FloatArray:
+        steps = encoder.encode([mel])
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                [found] = done.value
+                return np.asarray(found)
+
+    return config, states

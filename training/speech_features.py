@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,23 +20,20 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from pushkin_runtime.engines.torch_speech import TorchSpeechEncoder
 from pushkin_runtime.log_mel import N_FFT, SAMPLE_RATE, FloatArray, log_mel
-from pushkin_runtime.speech_folder import read_encoder
-from pushkin_runtime.speech_model import Projector
+from pushkin_runtime.speech import open_encoder
 from training.checkpoint import write_atomic
 from training.speech_synthesis import Room, speak
 from training.speech_texts import Kind, Side, Utterance, is_test, utterances, words
 
 SHARD = 250  # clips
+N_MELS = 80
 N_STACK = 4  # clips are padded to whole rows, as in serving
 COUNTS: dict[Side, dict[str, int]] = {
     "train": {"clause": 1600, "everyday": 500, "command": 550, "near_miss": 450, "spelled": 500},
     "test": {"clause": 60, "everyday": 40, "command": 110, "near_miss": 110, "spelled": 30},
 }
 NOISE_SHARE = 0.05  # clips without any words, beside the others
-_NOTHING = np.zeros((0, 0), np.float32)
-NO_PROJECTOR = Projector(
     1, _NOTHING, _NOTHING, _NOTHING, _NOTHING, 1.0
 )  # states are wanted, not rows
 HELD_OUT_FSDD = ("theo", "jackson")
@@ -178,19 +175,8 @@ def whole(samples: FloatArray) -> FloatArray:
     return np.pad(samples, (0, -(-max(len(samples), N_FFT) // step) * step - len(samples)))
 
 
-def states_of(encoder: TorchSpeechEncoder, mel: FloatArray) -> FloatArray:
-    """The encoder's states (n_states, d_model) of one clip, at once."""
-    steps = encoder.encode([mel])
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            [states] = done.value
-            return states
-
-
 def write_shard(
-    maker: Maker, encoder: TorchSpeechEncoder, numbers: range, path: Path, mask: bool
+    maker: Maker, encode: Callable[[FloatArray], FloatArray], numbers: range, path: Path, mask: bool
 ) -> float:
     """Make clips, encode them and write both files, the states last; seconds of speech."""
     made: list[tuple[Clip, NDArray[np.float16]]] = []
@@ -200,10 +186,10 @@ def write_shard(
         except ValueError:  # a synthesiser that said nothing
             continue
         rng = random.Random(i)
-        mel = log_mel(whole(samples), encoder.config.n_mels)
+        mel = log_mel(whole(samples), N_MELS)
         if mask and rng.random() < 0.4:
             mel = masked(mel, rng)
-        states = states_of(encoder, mel).astype(np.float16)
+        states = encode(mel).astype(np.float16)
         made.append((Clip(**{**asdict(clip), "n_states": len(states)}), states))
     lines = "".join(json.dumps(asdict(clip), ensure_ascii=False) + "\n" for clip, _ in made)
     write_atomic(path.with_suffix(".jsonl"), lines)
@@ -235,7 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     part, n_parts = map(int, arguments.part.split("/"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    encoder = TorchSpeechEncoder(*read_encoder(arguments.encoder), NO_PROJECTOR)
+    config, encode = open_encoder(arguments.encoder)
+    if config.n_mels != N_MELS:
+        raise SystemExit(f"the encoder reads {config.n_mels} mel bins, expected {N_MELS}")
     maker = Maker(arguments.data, arguments.speech, arguments.cache, arguments.side, arguments.seed)
     for number, start in enumerate(range(0, len(maker.jobs), SHARD)):
         path = arguments.out / f"{arguments.side}-{number:04d}.safetensors"
@@ -243,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         began = time.monotonic()
         numbers = range(start, min(start + SHARD, len(maker.jobs)))
-        seconds = write_shard(maker, encoder, numbers, path, arguments.side == "train")
+        seconds = write_shard(maker, encode, numbers, path, arguments.side == "train")
         took = time.monotonic() - began
         print(
             f"{path.name}: {len(numbers)} clips, {seconds:.0f} s of speech, took {took:.0f} s",
