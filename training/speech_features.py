@@ -34,8 +34,6 @@ COUNTS: dict[Side, dict[str, int]] = {
     "test": {"clause": 60, "everyday": 40, "command": 110, "near_miss": 110, "spelled": 30},
 }
 NOISE_SHARE = 0.05  # clips without any words, beside the others
-    1, _NOTHING, _NOTHING, _NOTHING, _NOTHING, 1.0
-)  # states are wanted, not rows
 HELD_OUT_FSDD = ("theo", "jackson")
 COPIES = {"an4": 4, "fsdd": 1}  # altered copies of each recorded clip
 DIGIT_STRINGS = 300  # of the digits of one speaker, one after another
