@@ -10,7 +10,7 @@ import numpy as np
 from pushkin_runtime.engines.base import Engine, KVCache
 from pushkin_runtime.prompt import Prompt
 from pushkin_runtime.sampling import log_softmax_at
-from pushkin_runtime.types import FinishReason
+from pushkin_runtime.types import Choice, FinishReason, StopCause, TokenLogprob
 
 SUFFIX_CHARS = 64  # of the text after the caret, enough to tell whether a draft leads into it
 SAME = 0.9  # similarity from which two drafts are near-duplicates
@@ -18,12 +18,28 @@ SAME = 0.9  # similarity from which two drafts are near-duplicates
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One finished alternative; score is a mean log-probability per token (nats), -inf for none."""
+    """One finished alternative; score is a mean log-probability per token (nats), -inf for none; the rest as
+    in `types.Choice`."""
 
     index: int
     text: str
     reason: FinishReason
     score: float
+    stop_cause: StopCause = "none"
+    stop_word: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
+
+    def choice(self) -> Choice:
+        """As the client gets it."""
+        return Choice(
+            index=self.index,
+            text=self.text,
+            finish_reason=self.reason,
+            score=self.score,
+            stop_cause=self.stop_cause,
+            stop_word=self.stop_word,
+            tokens=self.tokens,
+        )
 
 
 def rank(drafts: list[Draft]) -> list[Draft]:

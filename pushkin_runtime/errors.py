@@ -8,6 +8,7 @@ RuntimeFault
 ├── EngineUnavailable     the chosen engine cannot run on this machine
 ├── EngineFailed          the engine broke while working (out of memory, backend error)
 ├── InvalidRequest        a request is well typed but cannot be done; `param` names the field
+│   └── ContextExceeded   its prompt does not fit the model's context
 ├── CapabilityMissing     the request is valid but needs a part that is not installed
 ├── NotReady              the model is still loading (or failed to); try again
 ├── QueueFull             too many requests wait; try again
@@ -51,6 +52,19 @@ class EngineFailed(RuntimeFault):
 
 class InvalidRequest(RuntimeFault):
     """The request cannot be carried out as it stands."""
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt is longer than the model can read, and the caller does not want it cut."""
+
+    def __init__(self, n_prompt_tokens: int, n_context: int) -> None:
+        super().__init__(
+            f"The prompt has {n_prompt_tokens} tokens, and the context takes {n_context} with at least one "
+            "for the answer; send less of the text.",
+            param="prompt",
+        )
+        self.n_prompt_tokens = n_prompt_tokens
+        self.n_context = n_context
 
 
 class CapabilityMissing(RuntimeFault):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,10 @@ from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.persona import NO_PERSONA, PersonaSource
 from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
 from pushkin_runtime.prompt_cache import CacheKey, PromptCache
-from pushkin_runtime.sampling import resolve
-from pushkin_runtime.text_stream import TextStream
+from pushkin_runtime.row import Row, RowRules
+from pushkin_runtime.sampling import resolve, token_logprob
+from pushkin_runtime.stage_clock import StageClock
 from pushkin_runtime.types import (
-    Choice,
     Delta,
     Done,
     FinishReason,
@@ -35,10 +35,13 @@ from pushkin_runtime.types import (
     Progress,
     SamplingParams,
     Started,
-    Timings,
+    TokenLogprob,
     Usage,
 )
 
+LOGPROB_CHUNK = (
+    32  # prompt tokens whose logits are held at once: a megabyte each with a large vocabulary
+)
 N_DRAFTS = 3  # how many are written when the best of several is wanted
 
 
@@ -74,38 +77,6 @@ def unwritable(engine: Engine) -> NDArray[np.int64]:
     return np.array([*(tokenizer.special_ids() - tokenizer.end_ids()), *padding], dtype=np.int64)
 
 
-@dataclass(slots=True)
-class _Clock:
-    """When each stage ended, in milliseconds since `submit`."""
-
-    queued: float = 0.0
-    conditioned: float = 0.0
-    adapted: float = 0.0
-    prefilled: float = 0.0
-    first_text: float | None = None
-
-
-@dataclass(slots=True)
-class _Row:
-    """One alternative being decoded."""
-
-    stream: TextStream
-    tokens: list[int] = field(default_factory=list)
-    n_restored: int = 0  # tokens that only gave back the healed text; they are not counted
-    logprob: float = 0.0
-    reason: FinishReason | None = None
-
-    @property
-    def score(self) -> float:
-        """Mean log-probability per token (nats), -inf without tokens."""
-        return self.logprob / len(self.tokens) if self.tokens else -math.inf
-
-    @property
-    def n_new(self) -> int:
-        """Tokens written for the client."""
-        return len(self.tokens) - self.n_restored
-
-
 class Generation:
     """One request on the inference thread; `run()` is advanced until it is exhausted."""
 
@@ -113,15 +84,17 @@ class Generation:
         self.handle = handle
         self._shop = shop
         self._request = handle.request
-        self._clock = _Clock()
+        self._clock = StageClock()
         self._persona = NO_PERSONA
         self._adapters: AdapterSet = handle.adapters
         self._lora: Lora | None = None
         self._holds_adapters = False
         self._seed = secrets.randbits(53)
         self._sampling = self._resolved()
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._n_prompt = self._n_cached = 0
+        self._is_truncated = False
 
     def run(self) -> Iterator[bool]:
         """Do the work, one unit per `next`; the last event is emitted before it ends.
@@ -142,9 +115,7 @@ class Generation:
 
     def _work(self) -> Iterator[bool]:
         clock = self._clock
-        clock.queued = clock.conditioned = clock.adapted = clock.prefilled = (
-            self.handle.elapsed_ms()
-        )
+        clock.leave_queue(self.handle.elapsed_ms())
         if self.handle.end_reason() is not None:
             self._emit_done([Draft(0, "", self._end_reason(), -math.inf)])
             return
@@ -152,15 +123,19 @@ class Generation:
         self._persona = self._shop.persona.make(request)
         self._sampling = self._resolved()
         clock.conditioned = self.handle.elapsed_ms()
-        max_tokens = request.max_tokens or default_max_tokens(request, engine.tokenizer)
+        max_tokens = request.max_tokens
+        if max_tokens is None:
+            max_tokens = default_max_tokens(request, engine.tokenizer)
         n_context = engine.info.context_length - self._persona.n_rows
         prompt = build_prompt(
             request, engine.tokenizer, n_context=n_context, max_tokens=max_tokens
         ).after(self._persona.rows)
         key = CacheKey(engine.info.digest, self._adapters.key, self._persona.used.version)
         body = prompt.tokens[:-1]
-        cache = self._shop.cache.take(key, body)
+        is_known = request.reuse_cache and not request.prompt_logprobs
+        cache = self._shop.cache.take(key, body) if is_known else engine.new_cache()
         self._n_prompt, self._n_cached = len(prompt.tokens), cache.n_tokens
+        self._is_truncated = prompt.is_cut
         self._emit_started()
         try:
             yield from self._hold_adapters()
@@ -168,7 +143,7 @@ class Generation:
             clock.adapted = self.handle.elapsed_ms()
             yield from self._prefill(cache, prompt)
             clock.prefilled = self.handle.elapsed_ms()
-            if self.handle.end_reason() is None:
+            if self.handle.end_reason() is None and max_tokens > 0:
                 yield from self._decode(cache, prompt, max_tokens)
         finally:
             self._keep(key, cache, prompt)
@@ -211,71 +186,91 @@ class Generation:
 
     def _prefill(self, cache: KVCache, prompt: Prompt) -> Iterator[bool]:
         n_total = len(prompt.tokens) - 1
+        wants_logprobs = self._request.prompt_logprobs
+        chunk = LOGPROB_CHUNK if wants_logprobs else self._shop.prefill_chunk
+        if wants_logprobs and not prompt.n_persona:
+            self._prompt_logprobs.append(TokenLogprob(prompt.tokens[0], None))
         while cache.n_tokens < n_total and self.handle.end_reason() is None:
             start = cache.n_tokens
-            stop = min(start + self._shop.prefill_chunk, n_total)
+            stop = min(start + chunk, n_total)
+            if wants_logprobs and start >= prompt.n_persona:
+                self._score_prompt(cache, prompt, start, stop)
             self._shop.engine.prefill(cache, prompt.segment(start, stop))
             self._shop.on_progress(0)
             if cache.n_tokens < n_total:
                 self.handle.emit(Progress(stage="prefill", n_done=cache.n_tokens, n_total=n_total))
             yield True
 
+    def _score_prompt(self, cache: KVCache, prompt: Prompt, start: int, stop: int) -> None:
+        """Note the log-probabilities of the tokens after positions start..stop-1, which are read next."""
+        logits = self._shop.engine.logits(cache, prompt.tokens[start:stop])
+        for row, token in zip(logits, prompt.tokens[start + 1 : stop + 1], strict=True):
+            self._prompt_logprobs.append(token_logprob(row, token, self._request.n_probs))
+
     def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[bool]:
         n_rows = self._n_rows()
         engine = self._shop.engine
-        stop = (*self._request.stop, *prompt.stop)
-        self._rows = [
-            _Row(TextStream(engine.tokenizer, stop, prompt.healed)) for _ in range(n_rows)
-        ]
+        n_left = engine.info.context_length - len(prompt.tokens)
+        rules = RowRules(
+            tokenizer=engine.tokenizer,
+            max_tokens=min(max_tokens, n_left),
+            ends=engine.tokenizer.end_ids(),
+            stop=(*self._request.stop, *prompt.stop),
+            healed=prompt.healed,
+            keeps_tokens=self._request.wants_tokens,
+        )
+        self._rows = [Row(rules) for _ in range(n_rows)]
         live = cache
         if n_rows > 1:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
         decoder = engine.decode(live, self._plan(prompt, n_rows))
         try:
             while not self.handle.end_reason():
-                self._step(decoder, prompt, max_tokens)
+                self._step(decoder)
                 if all(row.reason for row in self._rows):
                     break
                 yield True
         finally:
             decoder.close()
         for index, row in enumerate(self._rows):
-            row.reason = row.reason or self._end_reason()
+            row.end(self._end_reason())
+            self._is_truncated |= row.stop_cause == "limit" and row.n_new >= n_left
             self._show(index, row.stream.finish())
 
-    def _step(self, decoder: Decoder, prompt: Prompt, max_tokens: int) -> None:
+    def _step(self, decoder: Decoder) -> None:
         step = decoder.step()
-        tokenizer = self._shop.engine.tokenizer
-        ends = tokenizer.end_ids()
         self._shop.on_progress(sum(row.reason is None for row in self._rows))
         for index, row in enumerate(self._rows):
             if row.reason is not None:
                 continue
-            token = step.tokens[index]
-            row.tokens.append(token)
-            row.logprob += step.logprobs[index]
-            if token in ends:
-                row.reason = "stop"
-                continue
-            if len(row.tokens) == 1 and tokenizer.token_bytes(token) == prompt.healed:
-                row.n_restored = 1
-            text = row.stream.push(token)
-            if row.stream.is_stopped:
-                row.reason = "stop"
-            elif row.n_new >= max_tokens:
-                row.reason = "length"
-            self._show(index, text)
+            text = row.push(step, index)
+            if self._is_slow() and "\n" in row.stream.text:
+                row.end("length", "limit")
+            self._show(index, text, tuple(row.kept[-1:]))
+
+    def _is_slow(self) -> bool:
+        """Whether decoding has taken longer than the request gives a text with a newline."""
+        limit = self._request.decode_ms
+        return limit is not None and self.handle.elapsed_ms() - self._clock.prefilled > limit
 
     def _plan(self, prompt: Prompt, n_rows: int) -> DecodePlan:
         assert self._sampling.seed is not None
+        request, banned = self._request, self._shop.banned
+        if request.ignore_eos:
+            ends = self._shop.engine.tokenizer.end_ids()
+            banned = np.concatenate((banned, np.array(sorted(ends), np.int64)))
+        n_recent = max(RECENT, self._sampling.repeat_last_n or 0)
         return DecodePlan(
             last_token=prompt.tokens[-1],
             n_rows=n_rows,
             sampling=self._sampling,
             seed=self._sampling.seed,
-            recent=prompt.tokens[prompt.n_persona :][-RECENT:],
+            recent=prompt.tokens[prompt.n_persona :][-n_recent:],
             first_allowed=prompt.first_allowed,
-            banned=self._shop.banned,
+            banned=banned,
+            logit_bias=request.logit_bias,
+            n_probs=request.n_probs,
+            post_sampling_probs=request.post_sampling_probs,
         )
 
     def _keep(self, key: CacheKey, cache: KVCache, prompt: Prompt) -> None:
@@ -287,7 +282,9 @@ class Generation:
     # -- choices --------------------------------------------------------------------------------
 
     def _n_rows(self) -> int:
-        """Rows to decode; greedy ones are all alike, so one is enough."""
+        """Rows to decode; greedy ones are all alike, so one is enough, unless each is asked for."""
+        if not self._request.distinct:
+            return self._request.n
         if self._sampling.temperature <= 0:
             return 1
         wants_best = self._request.suffix or self._request.quality != "fast"
@@ -298,12 +295,12 @@ class Generation:
         return bool(self._request.suffix) or self._request.quality != "fast"
 
     def _drafts(self) -> list[Draft]:
-        if not self._rows:
-            return [Draft(0, "", self._end_reason(), -math.inf)]
-        return [
-            Draft(i, row.stream.text, row.reason or self._end_reason(), row.score)
-            for i, row in enumerate(self._rows)
-        ]
+        if self._rows:
+            return [row.draft(index) for index, row in enumerate(self._rows)]
+        reason = self.handle.end_reason()
+        if reason is not None:
+            return [Draft(0, "", reason, -math.inf)]
+        return [Draft(0, "", "length", -math.inf, stop_cause="limit")]  # only the cache was filled
 
     def _score_suffixes(
         self, key: CacheKey, prompt: Prompt, drafts: list[Draft]
@@ -328,13 +325,13 @@ class Generation:
     def _end_reason(self) -> FinishReason:
         return self.handle.end_reason() or "cancelled"
 
-    def _show(self, index: int, text: str) -> None:
-        if not text:
+    def _show(self, index: int, text: str, tokens: tuple[TokenLogprob, ...] = ()) -> None:
+        if not text and not tokens:
             return
-        if self._clock.first_text is None:
+        if text and self._clock.first_text is None:
             self._clock.first_text = self.handle.elapsed_ms()
         if not self._is_ranked():
-            self.handle.emit(Delta(index, text))
+            self.handle.emit(Delta(index, text, tokens))
 
     def _emit_started(self) -> None:
         self.handle.emit(
@@ -351,15 +348,15 @@ class Generation:
 
     def _emit_done(self, drafts: list[Draft]) -> None:
         kept = rank(drafts) if self._is_ranked() else drafts
-        kept = without_near_duplicates(kept)[: self._request.n]
+        if self._request.distinct:
+            kept = without_near_duplicates(kept)
+        kept = kept[: self._request.n]
         if self._is_ranked():
-            kept = [Draft(i, d.text, d.reason, d.score) for i, d in enumerate(kept)]
+            kept = [replace(draft, index=i) for i, draft in enumerate(kept)]
             for draft in kept:
                 if draft.text:
-                    self.handle.emit(Delta(draft.index, draft.text))
-        choices = tuple(
-            Choice(index=d.index, text=d.text, finish_reason=d.reason, score=d.score) for d in kept
-        )
+                    self.handle.emit(Delta(draft.index, draft.text, draft.tokens))
+        n_steps = max((len(row.tokens) for row in self._rows), default=0)
         self.handle.emit(
             Done(
                 GenerationResult(
@@ -368,28 +365,15 @@ class Generation:
                     adapters=self._adapters.refs,
                     persona=self._persona.used,
                     sampling=self._sampling,
-                    choices=choices,
+                    choices=tuple(draft.choice() for draft in kept),
                     usage=Usage(
                         prompt_tokens=self._n_prompt,
                         cached_tokens=self._n_cached,
                         completion_tokens=sum(row.n_new for row in self._rows),
                     ),
-                    timings=self._timings(),
+                    timings=self._clock.timings(self.handle.elapsed_ms(), n_steps),
+                    truncated=self._is_truncated,
+                    prompt_logprobs=tuple(self._prompt_logprobs),
                 )
             )
-        )
-
-    def _timings(self) -> Timings:
-        total = self.handle.elapsed_ms()
-        decode_ms = total - self._clock.prefilled if self._rows else 0.0
-        n_steps = max((len(row.tokens) for row in self._rows), default=0)
-        return Timings(
-            queue_ms=self._clock.queued,
-            adapter_ms=self._clock.adapted - self._clock.conditioned,
-            persona_ms=self._clock.conditioned - self._clock.queued,
-            prefill_ms=self._clock.prefilled - self._clock.adapted,
-            ttft_ms=self._clock.first_text,
-            decode_ms=decode_ms,
-            total_ms=total,
-            tokens_per_second=n_steps / decode_ms * 1000 if decode_ms > 0 else 0.0,
         )

@@ -71,13 +71,16 @@ class NoPersonas:
 
 
 class PersonaDesk:
-    """See `PersonaSource`: whoever makes personas at the moment, because documents are opened after the model."""
+    """See `PersonaSource`: whoever makes personas at the moment, because documents are opened after the model.
+
+    A prompt given as tokens is verbatim, so it has none.
+    """
 
     def __init__(self) -> None:
         self.source: PersonaSource = NoPersonas()
 
     def check(self, request: GenerationRequest) -> tuple[AdapterRef, ...]:
-        return self.source.check(request)
+        return () if request.prompt_tokens is not None else self.source.check(request)
 
     def make(self, request: GenerationRequest) -> Persona:
-        return self.source.make(request)
+        return NO_PERSONA if request.prompt_tokens is not None else self.source.make(request)

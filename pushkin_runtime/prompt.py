@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.control_tokens import GENRES, LANGUAGES, prefix_ids
 from pushkin_runtime.engines.base import Embeddings, Segment, Tokens
-from pushkin_runtime.errors import InvalidRequest
+from pushkin_runtime.errors import ContextExceeded, InvalidRequest
 from pushkin_runtime.persona import PERSONA_TOKEN
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
@@ -36,7 +36,7 @@ class Prompt:
     tokens: the whole prompt but the healed token; the last one is fed by the first decode step.
     healed: bytes of the token taken off; the answer begins with them and they are not emitted.
     first_allowed: tokens that begin with `healed`, None when nothing was healed.
-    stop: stop strings of the layout itself. persona: (n_rows, hidden_size) float32; the first n_rows tokens
+    stop: stop strings of the layout itself. is_cut: whether the text lost its start. persona: (n_rows, hidden_size) float32; the first n_rows tokens
     are PERSONA_TOKEN and stand for them.
     """
 
@@ -44,6 +44,7 @@ class Prompt:
     healed: bytes = b""
     first_allowed: NDArray[np.int64] | None = None
     stop: tuple[str, ...] = ()
+    is_cut: bool = False
     persona: NDArray[np.float32] | None = None
 
     @property
@@ -76,10 +77,13 @@ def default_max_tokens(request: GenerationRequest, tokenizer: TextTokenizer) -> 
 def build_prompt(
     request: GenerationRequest, tokenizer: TextTokenizer, *, n_context: int, max_tokens: int
 ) -> Prompt:
-    """Lay out `request` in at most n_context - max_tokens tokens.
+    """Lay out `request` in at most n_context - max_tokens tokens; an exact prompt leaves one at least.
 
-    Raises InvalidRequest when it cannot fit or asks for a control code the model does not have.
+    Raises ContextExceeded for an exact prompt that does not fit,
+    InvalidRequest when it cannot fit or asks for a control code the model does not have.
     """
+    if request.prompt_tokens is not None or request.raw:
+        return _exact(request, tokenizer, n_context, max_tokens)
     budget = n_context - max_tokens
     if budget < MIN_PROMPT:
         raise InvalidRequest(
@@ -136,6 +140,29 @@ def detect_language(text: str) -> str:
     letters = [c for c in text[-2000:] if c.isalpha()]
     cyrillic = sum("\u0400" <= c <= "\u04ff" for c in letters)
     return "ru" if letters and cyrillic / len(letters) >= 0.3 else "en"
+
+
+def _exact(
+    request: GenerationRequest, tokenizer: TextTokenizer, n_context: int, max_tokens: int
+) -> Prompt:
+    """A prompt that is not healed: the caller's own tokens, or control prefix and text."""
+    if request.prompt_tokens is not None:
+        return _fitting(request.prompt_tokens, n_context)
+    has_codes = tokenizer.special_id("<lang:en>") is not None
+    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    if not request.cut_prompt:
+        return _fitting((*head, *tokenizer.encode(request.text)), n_context)
+    room = n_context - max(1, min(max_tokens, n_context // 2))
+    body = _tail(tokenizer, request.text, room - len(head))
+    n_bytes = sum(len(tokenizer.token_bytes(token)) for token in body)
+    is_cut = n_bytes < len(request.text.encode())
+    return replace(_fitting((*head, *body), n_context), is_cut=is_cut)
+
+
+def _fitting(tokens: tuple[int, ...], n_context: int) -> Prompt:
+    if len(tokens) >= n_context:
+        raise ContextExceeded(len(tokens), n_context)
+    return Prompt(tokens=tokens)
 
 
 def _completed(request: GenerationRequest) -> Control:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
+from pushkin_runtime.admission import check_request
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
-    CapabilityMissing,
     Draining,
     EngineFailed,
     InvalidRequest,
@@ -141,8 +141,9 @@ class Runtime:
         the one running is superseded at once.
         Raises NotReady, Draining, QueueFull, AdapterError, CapabilityMissing or InvalidRequest.
         """
-        pool = self._ready_shop().adapters
-        self._check_request(request)
+        shop = self._ready_shop()
+        pool = shop.adapters
+        check_request(request, shop.engine.tokenizer)
         persona = self._personas.check(request)
         if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
@@ -327,15 +328,6 @@ class Runtime:
             )
         assert self._shop is not None  # set before the state is "ready"
         return self._shop
-
-    def _check_request(self, request: GenerationRequest) -> None:
-        """Refuse what cannot be done while a real status code can still be given."""
-        if request.quality == "best":
-            raise CapabilityMissing(
-                'quality "best" needs the writing-quality reward model, which is not installed; '
-                'use "fast" or "balanced".',
-                param="quality",
-            )
 
     def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
         if request.document_id is None:

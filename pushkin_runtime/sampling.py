@@ -3,7 +3,7 @@
 Default order ("min_p_first", the brief's seven steps, arXiv:2407.01082): logits → probabilities → P_max →
 threshold p × P_max → keep what reaches it → renormalise → sample; top-k and top-p cut further, and the
 temperature acts on what survived. "temperature_first" scales before any cut (transformers' order);
-there a cut at p keeps what min-p first keeps at p^T.
+there a cut at p keeps what min-p first keeps at p^T. Any other order can be given (`samplers`).
 
 A seed gives one uniform number per token and row (`Uniforms`), and a token is the inverse of the
 cumulative distribution in vocabulary order, so the same seed writes the same text on every engine.
@@ -13,14 +13,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pushkin_runtime.types import SamplingOverrides, SamplingParams, Task
+from pushkin_runtime.sampler_stages import (
+    NOTHING_SEEN,
+    Row,
+    Seen,
+    active_stages,
+    run_stage,
+    softmax,
+)
+from pushkin_runtime.types import Sampler, SamplingOverrides, SamplingParams, Task, TokenLogprob
 
 FloatArray = NDArray[np.float32]
 
+KEEP_THE_BEST: frozenset[Sampler] = frozenset(
+    ("top_n_sigma", "top_k", "top_p", "min_p", "temperature")
+)  # stages that leave the arg-max where it is
 MIN_P_RANGE = (0.05, 0.15)  # how far a persona may move min-p (brief §5.1)
 
 TASK_SAMPLING: dict[Task, SamplingParams] = {
@@ -56,8 +68,11 @@ class Uniforms:
     Source: NumPy's PCG64 seeded with (seed, row), so n alternatives of a seed are stable as n grows.
     """
 
-    def __init__(self, seed: int, n_rows: int) -> None:
-        self._streams = [np.random.Generator(np.random.PCG64([seed, row])) for row in range(n_rows)]
+    def __init__(self, seed: int, n_rows: int, *purpose: int) -> None:
+        """purpose: numbers that make another set of streams of the same seed."""
+        self._streams = [
+            np.random.Generator(np.random.PCG64([seed, row, *purpose])) for row in range(n_rows)
+        ]
 
     def next(self) -> FloatArray:
         """Return (n_rows,) float32."""
@@ -72,27 +87,25 @@ class Candidates:
     probabilities: NDArray[np.float64]
 
 
-def candidates(logits: FloatArray, params: SamplingParams) -> Candidates:
-    """Apply every filter to one row of raw logits (vocab_size,); the arg-max always survives.
+def candidates(
+    logits: FloatArray, params: SamplingParams, seen: Seen = NOTHING_SEEN, chance: float = 0.0
+) -> Candidates:
+    """Run every stage on one row of raw logits (vocab_size,), at least one finite.
 
-    Temperature 0 leaves only the arg-max (the first of equals).
+    Temperature 0 leaves only the arg-max (the first of equals). chance: uniform in [0, 1), for XTC.
     """
-    if params.temperature <= 0:
-        best = np.array([int(np.argmax(logits))])
-        return Candidates(best, np.ones(1))
-    scale = params.temperature if params.order == "temperature_first" else 1.0
-    peak = float(logits.max())
-    # p >= min_p * P_max in the scaled distribution <=> logit >= peak + scale * ln(min_p)
-    floor = peak + scale * math.log(params.min_p) if params.min_p > 0 else -math.inf
+    stages = active_stages(params)
+    is_greedy = params.temperature <= 0 and params.dynatemp_range <= 0 and "temperature" in stages
+    if is_greedy and KEEP_THE_BEST.issuperset(stages):
+        return Candidates(np.array([int(np.argmax(logits))]), np.ones(1))
+    # A first min-p cuts in float32 already, as the on-device sampler does: a large vocabulary shrinks at once.
+    is_cut = stages[:1] == ("min_p",)
+    floor = float(logits.max()) + math.log(params.min_p) if is_cut else -math.inf
     tokens = np.flatnonzero((logits >= floor) & np.isfinite(logits)).astype(np.int64)
-    kept = (logits[tokens].astype(np.float64) - peak) / scale
-    if 0 < params.top_k < len(tokens):
-        tokens, kept = _top_k(tokens, kept, params.top_k)
-    if params.top_p < 1:
-        tokens, kept = _top_p(tokens, kept, params.top_p)
-    if params.order == "min_p_first":
-        kept = kept / params.temperature
-    return Candidates(tokens, _softmax(kept))
+    row = Row(tokens, logits[tokens].astype(np.float64))
+    for stage in stages[1:] if is_cut else stages:
+        row = run_stage(stage, row, params, seen, chance)
+    return Candidates(row.tokens, softmax(row.logits))
 
 
 def pick(chosen: Candidates, uniform: float) -> int:
@@ -102,17 +115,6 @@ def pick(chosen: Candidates, uniform: float) -> int:
     return int(chosen.tokens[min(index, len(chosen.tokens) - 1)])
 
 
-def penalize(logits: FloatArray, seen: NDArray[np.bool_], penalty: float) -> FloatArray:
-    """Return logits with every seen token made less likely (CTRL, arXiv:1909.05858 §4.1).
-
-    Positive logits are divided by `penalty`, negative ones multiplied. Shapes: (..., vocab_size).
-    """
-    if penalty == 1.0:
-        return logits
-    reduced = np.where(logits > 0, logits / penalty, logits * penalty)
-    return np.where(seen, reduced, logits).astype(np.float32)
-
-
 def log_softmax_at(logits: FloatArray, token: int) -> float:
     """Return the log-probability (nats) of `token` under one row of raw logits."""
     peak = logits.max()
@@ -120,24 +122,29 @@ def log_softmax_at(logits: FloatArray, token: int) -> float:
     return float(logits[token]) - float(peak) - math.log(total)
 
 
-def _top_k(
-    tokens: NDArray[np.int64], kept: NDArray[np.float64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    order = np.sort(np.argsort(-kept, kind="stable")[:k])
-    return tokens[order], kept[order]
+def token_logprob(logits: FloatArray, token: int, n_top: int) -> TokenLogprob:
+    """Return `token` under one row of raw logits, with the `n_top` likeliest beside it."""
+    peak = logits.max()
+    total = float(peak) + math.log(np.exp(logits - peak).sum(dtype=np.float64))
+    best = _largest(logits, n_top)
+    top = tuple((int(t), float(logits[t]) - total) for t in best if np.isfinite(logits[t]))
+    return TokenLogprob(token, float(logits[token]) - total, top)
 
 
-def _top_p(
-    tokens: NDArray[np.int64], kept: NDArray[np.float64], top_p: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Keep the smallest set of most likely tokens whose probability reaches `top_p`."""
-    order = np.argsort(-kept, kind="stable")
-    cumulative = np.cumsum(_softmax(kept[order]))
-    n_kept = int(np.searchsorted(cumulative, top_p)) + 1
-    chosen = np.sort(order[:n_kept])
-    return tokens[chosen], kept[chosen]
+def sampled_logprob(chosen: Candidates, token: int, n_top: int) -> TokenLogprob:
+    """Return `token` as the samplers left it, with the `n_top` likeliest survivors."""
+    probabilities = np.maximum(chosen.probabilities, np.finfo(np.float64).tiny)
+    best = _largest(probabilities, n_top)
+    top = tuple((int(chosen.tokens[i]), math.log(probabilities[i])) for i in best)
+    [place] = np.flatnonzero(chosen.tokens == token)
+    return TokenLogprob(token, math.log(probabilities[place]), top)
 
 
-def _softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    exp = np.exp(values - values.max())
-    return np.asarray(exp / exp.sum())
+def _largest(values: NDArray[np.floating[Any]], n: int) -> NDArray[np.int64]:
+    """Return the places of the n largest values, best first, the lower place of equals first."""
+    n = min(n, len(values))
+    if n == 0:
+        return np.empty(0, np.int64)
+    floor = np.partition(values, -n)[-n]
+    places = np.flatnonzero(values >= floor)
+    return places[np.argsort(-values[places], kind="stable")[:n]].astype(np.int64)

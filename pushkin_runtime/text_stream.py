@@ -13,17 +13,22 @@ class StopStrings:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._held = ""
-        self.is_stopped = False
+        self.word = ""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string, `word`, was found."""
+        return bool(self.word)
 
     def push(self, text: str) -> str:
         """Return what is safe to show; after a stop string nothing is."""
         if self.is_stopped:
             return ""
         self._held += text
-        found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
+        found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
         if found:
-            self.is_stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            at, self.word = min(found)
+            shown, self._held = self._held[:at], ""
             return shown
         keep = max((_overlap(self._held, s) for s in self._stop), default=0)
         cut = len(self._held) - keep
@@ -54,9 +59,9 @@ class TextStream:
         self.text = ""
 
     @property
-    def is_stopped(self) -> bool:
-        """Whether a stop string ended the text."""
-        return self._stops.is_stopped
+    def stop_word(self) -> str:
+        """The stop string that ended the text, "" if none has."""
+        return self._stops.word
 
     def push(self, token: int) -> str:
         """Return the new text that `token` makes showable, possibly ""."""

@@ -56,6 +56,14 @@ class TextTokenizer:
         """Return the tokens of `text`, without `<bos>`; specials in the text are plain characters."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Like `encode`, but names of special tokens in the text become those tokens. Not for prompts."""
+        tokens: list[int] = []
+        for part in self._special_names.split(text):
+            known = self._special.get(part)
+            tokens += self.encode(part) if known is None else [known]
+        return tokens
+
     def special_id(self, name: str) -> int | None:
         """Return the id of the special token `name`, e.g. "<lang:ru>", or None if there is none."""
         return self._special.get(name)
@@ -80,6 +88,11 @@ class TextTokenizer:
         """Return what token `index` adds to the text, as UTF-8; b"" for specials and unknown ids."""
         return self._bytes[index] if 0 <= index < len(self._bytes) else b""
 
+    def piece(self, index: int) -> bytes:
+        """Return token `index` as it is shown: what it adds to a text, or a special token's name."""
+        name = self._names.get(index)
+        return self.token_bytes(index) if name is None else name.encode()
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`; incomplete UTF-8 at the end is dropped."""
         stream = StreamDetokenizer(self)
@@ -101,6 +114,15 @@ class TextTokenizer:
             self._by_prefix.clear()
         self._by_prefix[prefix] = found
         return found
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {index: name for name, index in self._special.items()}
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        names = sorted(self._special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})")
 
     @cached_property
     def _bytes(self) -> list[bytes]:

@@ -13,6 +13,10 @@ Task = Literal["continue", "rephrase", "story"]
 FinishReason = Literal["stop", "length", "cancelled", "superseded", "deadline"]
 Quality = Literal["fast", "balanced", "best"]
 SamplingOrder = Literal["min_p_first", "temperature_first"]
+StopCause = Literal["none", "eos", "word", "limit"]
+Sampler = Literal[
+    "penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"
+]
 AdapterState = Literal["on_disk", "loading", "resident", "broken"]
 RuntimeState = Literal["loading", "ready", "failed", "draining"]
 
@@ -25,6 +29,9 @@ class SamplingParams:
     top_p: 1 off. top_k: 0 off. repetition_penalty: 1 off (CTRL, arXiv:1909.05858).
     seed: None draws one; the one used is reported back. order: which of min-p and temperature is first;
     "min_p_first" is the brief's seven steps and the default (see `sampling.py`).
+    samplers: if not None, the stages in their order instead; one that is not listed is not run.
+    repeat_last_n: tokens, prompt included, that the penalties look back on; None: a part of the prompt and the
+    whole answer. The rest are stages of llama.cpp's chain, off by default (see `sampler_stages.py`).
     """
 
     temperature: float = 1.0
@@ -34,6 +41,16 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int | None = None
     order: SamplingOrder = "min_p_first"
+    samplers: tuple[Sampler, ...] | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +64,16 @@ class SamplingOverrides:
     repetition_penalty: float | None = None
     seed: int | None = None
     order: SamplingOrder | None = None
+    samplers: tuple[Sampler, ...] | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
 
 
 MAX_ADAPTER_SCALE = 4.0
@@ -91,9 +118,18 @@ class GenerationRequest:
     suffix: after the caret; candidates are chosen so that they lead into it (continue only).
     before / after / instruction: around the selection (rephrase only).
     document_id, revision: a newer request for the same document and task supersedes an older one.
-    max_tokens: None means the task's own default (`prompt.default_max_tokens`).
+    max_tokens: None means the task's own default (`prompt.default_max_tokens`), 0 only fills the KV cache.
     adapters: None means the task's default set, () the bare base model.
     deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
+
+    For the dialects of other servers (task continue):
+    prompt_tokens: the prompt, verbatim, instead of `text`; it gets no persona. raw: `text` is laid out without
+    token healing, and max_tokens is cut to what the context leaves. cut_prompt: a text too long loses its start,
+    else it is refused with ContextExceeded. reuse_cache: whether earlier keys and values may be used.
+    distinct: drop near-duplicates among the n alternatives. ignore_eos: never end by itself.
+    logit_bias: (token, what is added to its logit), -inf bans. return_tokens: fill `Delta.tokens` and
+    `Choice.tokens`. n_probs: with so many alternatives each; post_sampling_probs: as the samplers left them.
+    prompt_logprobs: the prompt's own tokens too. decode_ms: ends a text that has a newline after this long.
     """
 
     request_id: str
@@ -114,6 +150,33 @@ class GenerationRequest:
     control: Control = field(default_factory=Control)
     quality: Quality = "fast"
     deadline_ms: int | None = None
+    prompt_tokens: tuple[int, ...] | None = None
+    raw: bool = False
+    cut_prompt: bool = True
+    reuse_cache: bool = True
+    distinct: bool = True
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    return_tokens: bool = False
+    n_probs: int = 0
+    post_sampling_probs: bool = False
+    prompt_logprobs: bool = False
+    decode_ms: int | None = None
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether the answer carries tokens beside its text."""
+        return self.return_tokens or self.n_probs > 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its log-probability (nats), None for a prompt's first; `top`: the likeliest at its place,
+    best first."""
+
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +222,25 @@ class Timings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One alternative; `score` is its mean log-probability per token (nats), -inf without tokens;
-    with a suffix, that of the suffix after it."""
+    with a suffix, that of the suffix after it. stop_cause: what ended the text, "none" if it was cut short;
+    stop_word: the stop string, for "word". tokens: if asked for, those of a stop string and `<eos>` included."""
 
     index: int
     text: str
     finish_reason: FinishReason
     score: float
+    stop_cause: StopCause = "none"
+    stop_word: str = ""
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """The whole answer; when drafts were scored, index 0 is the best of them."""
+    """The whole answer; when drafts were scored, index 0 is the best of them.
+
+    truncated: the prompt lost its start, or the answer its end, because the context is full. prompt_logprobs:
+    if asked for, one for each token of the prompt.
+    """
 
     request_id: str
     model: str
@@ -179,6 +250,8 @@ class GenerationResult:
     choices: tuple[Choice, ...]
     usage: Usage
     timings: Timings
+    truncated: bool = False
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +279,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text to append to choice `index`; never ends inside a code point or a stop string."""
+    """Text to append to choice `index`; never ends inside a code point or a stop string.
+
+    tokens: if asked for, the token that came with this event; its text may come with a later one.
+    """
 
     index: int
     text: str
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

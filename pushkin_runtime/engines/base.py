@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adapters.composition import Composition
 from adapters.format import BaseModel
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import ModelInfo, SamplingParams
+from pushkin_runtime.types import ModelInfo, SamplingParams, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,14 @@ class KVCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decode step: a token per row, and its log-probability (nats) under the unfiltered model."""
+    """One decode step: a token per row, and its log-probability (nats) under the unfiltered model.
+
+    details: with `DecodePlan.n_probs`, one per row.
+    """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
+    details: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,8 +104,10 @@ class DecodePlan:
     """What to decode after a cache.
 
     last_token: the prompt's last token, not yet in the cache. n_rows: alternatives, decoded as a batch.
-    recent: tokens the repetition penalty counts as seen. first_allowed: if not None, the only tokens
-    the first step may choose. banned: tokens never chosen. Greedy rows all start alike.
+    recent: tokens the penalties count as seen. first_allowed: if not None, the only tokens
+    the first step may choose. banned: tokens never chosen. logit_bias: (token, what is added to its raw logit).
+    n_probs: alternatives told with each token, before the samplers or (post_sampling_probs) after.
+    Greedy rows all start alike.
     """
 
     last_token: int
@@ -111,6 +117,9 @@ class DecodePlan:
     recent: tuple[int, ...] = ()
     first_allowed: NDArray[np.int64] | None = None
     banned: NDArray[np.int64] | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    n_probs: int = 0
+    post_sampling_probs: bool = False
 
 
 class Decoder(Protocol):

@@ -6,6 +6,7 @@ timing testable: work waits for permits instead of for a clock.
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from pushkin_runtime.engines.base import DecodePlan, EngineOptions, KVCache, Lor
 from pushkin_runtime.engines.lora import check_factors, check_places
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import ModelInfo
+from pushkin_runtime.types import ModelInfo, TokenLogprob
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>")
 DEFAULT_TEXT = " The scripted engine writes this sentence again and again, без модели."
@@ -174,7 +175,9 @@ class ScriptedDecoder:
     """See `Decoder`."""
 
     def __init__(self, engine: ScriptedEngine, cache: ScriptedCache, plan: DecodePlan) -> None:
-        self._engine, self._cache, self._n_rows = engine, cache, plan.n_rows
+        self._engine, self._cache, self._plan = engine, cache, plan
+        banned = () if plan.banned is None else plan.banned.tolist()
+        self._is_endless = engine.endless or engine.tokenizer.eos_id in banned
         self._at = 0
         self._texts = [
             text[(n := rotation(cache.lora, len(text))) :] + text[:n] for text in engine.texts
@@ -186,18 +189,27 @@ class ScriptedDecoder:
         if engine.fail_at is not None and engine.n_steps >= engine.fail_at:
             raise EngineFailed("The scripted engine was told to fail here.")
         engine.n_steps += 1
-        tokens = tuple(self._token(self._texts[r % len(self._texts)]) for r in range(self._n_rows))
+        rows = range(self._plan.n_rows)
+        tokens = tuple(self._token(self._texts[r % len(self._texts)]) for r in rows)
         self._at += 1
         self._cache.read(1)
-        return Step(tokens, (-1.0,) * self._n_rows)
+        details = tuple(self._detail(token) for token in tokens) if self._plan.n_probs else ()
+        return Step(tokens, (-1.0,) * len(tokens), details)
 
     def close(self) -> None:
         """Nothing is in flight."""
 
     def _token(self, text: list[int]) -> int:
-        if self._engine.endless:
+        if self._is_endless:
             return text[self._at % len(text)]
         return text[self._at] if self._at < len(text) else self._engine.tokenizer.eos_id
+
+    def _detail(self, token: int) -> TokenLogprob:
+        """A distribution with 1/e for what is written and the rest in equal parts."""
+        vocab_size = self._engine.info.vocab_size
+        rest = math.log((1 - math.exp(-1)) / (vocab_size - 1))
+        others = [t for t in range(vocab_size) if t != token][: self._plan.n_probs - 1]
+        return TokenLogprob(token, -1.0, ((token, -1.0), *((t, rest) for t in others)))
 
 
 def rotation(lora: Lora | None, n_tokens: int) -> int:

@@ -27,13 +27,13 @@ from pushkin_runtime.engines.base import (
     Segment,
     Step,
 )
+from pushkin_runtime.engines.host_sampler import HostSampler
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.model_config import ModelConfig
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
-from pushkin_runtime.sampling import Uniforms, candidates, log_softmax_at, penalize, pick
 
 GROW = 256  # tokens a cache grows by
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be half a gigabyte
@@ -258,42 +258,17 @@ class TorchDecoder:
     """See `Decoder`. Works on the calling thread, nothing in flight."""
 
     def __init__(self, engine: TorchEngine, cache: TorchKVCache, plan: DecodePlan) -> None:
-        self._engine, self._cache, self._plan = engine, cache, plan
-        self._uniforms = Uniforms(plan.seed, plan.n_rows)
+        self._engine, self._cache = engine, cache
+        self._sampler = HostSampler(plan)
         self._next = [plan.last_token] * plan.n_rows
-        self._seen = np.zeros((plan.n_rows, engine.info.vocab_size), dtype=np.bool_)
-        self._seen[:, list(plan.recent)] = True
-        self._is_first = True
 
     def step(self) -> Step:
-        raw = self._engine.next_logits(self._cache, self._next)
-        params = self._plan.sampling
-        logits = penalize(raw, self._seen, params.repetition_penalty)
-        logits = self._constrain(logits)
-        uniforms = self._uniforms.next()
-        self._next = [
-            pick(candidates(row, params), float(u)) for row, u in zip(logits, uniforms, strict=True)
-        ]
-        self._seen[np.arange(len(self._next)), self._next] = True
-        logprobs = (log_softmax_at(row, t) for row, t in zip(raw, self._next, strict=True))
-        return Step(tuple(self._next), tuple(logprobs))
+        step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
+        self._next = list(step.tokens)
+        return step
 
     def close(self) -> None:
         """Nothing is in flight."""
-
-    def _constrain(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        allowed = self._plan.first_allowed if self._is_first else None
-        self._is_first = False
-        if allowed is not None:
-            constrained = np.full_like(logits, -np.inf)
-            constrained[:, allowed] = logits[:, allowed]
-        elif self._plan.banned is not None:
-            constrained = logits.copy()
-        else:
-            return logits
-        if self._plan.banned is not None:
-            constrained[:, self._plan.banned] = -np.inf
-        return constrained
 
 
 class _RopeTable:

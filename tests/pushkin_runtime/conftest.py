@@ -155,6 +155,14 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Engine]
     loaded.close()
 
 
+@pytest.fixture(scope="session")
+def reference_engine(tiny_model: Path) -> Iterator[Engine]:
+    """The torch engine over the tiny checkpoint, to compare with."""
+    loaded = create_engine(EngineChoice("torch", "test"), EngineOptions(model_dir=tiny_model))
+    yield loaded
+    loaded.close()
+
+
 class Recorder:
     """An event sink a test can wait on."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, Tokens
+from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, Step, Tokens
 from pushkin_runtime.errors import EngineFailed
+from pushkin_runtime.sampler_stages import LLAMA_ORDER
 from pushkin_runtime.types import SamplingParams
 
 TOLERANCE = 2e-5  # float32, logits of a few units
@@ -152,7 +155,7 @@ def test_first_step_obeys_its_constraint_and_the_ban_holds(engine: Engine) -> No
             sampling=SamplingParams(min_p=0.0, temperature=3.0),
             seed=3,
             first_allowed=np.array(allowed),
-            banned=tuple(range(100)),
+            banned=np.arange(100),
         ),
     )
     steps = [decoder.step().tokens[0] for _ in range(20)]
@@ -208,3 +211,77 @@ def test_context_overflow_is_an_error_that_keeps_the_cache(engine: Engine) -> No
 
     assert cache.n_tokens == 40
     assert engine.logits(cache, prompt(3)).shape == (3, 512)
+
+
+def decoded(engine: Engine, n_steps: int, **plan: Any) -> list[Step]:
+    tokens = prompt(30)
+    cache = engine.new_cache()
+    engine.prefill(cache, Tokens(tokens[:-1]))
+    decoder = engine.decode(
+        cache,
+        DecodePlan(last_token=tokens[-1], n_rows=1, seed=11, recent=tokens, **plan),
+    )
+    steps = [decoder.step() for _ in range(n_steps)]
+    decoder.close()
+    assert cache.n_tokens == len(tokens) + n_steps - 1
+    return steps
+
+
+CHAINS: dict[str, dict[str, Any]] = {
+    "llama.cpp": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+    "penalties": {"presence_penalty": 1.5, "frequency_penalty": 0.5, "repeat_last_n": 16},
+    "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.05, "temperature": 2.0},
+    "typical": {"typical_p": 0.5, "top_n_sigma": 2.0},
+    "dynatemp": {"temperature": 1.0, "dynatemp_range": 0.8, "dynatemp_exponent": 1.5},
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_engine_samples_the_same_tokens_from_a_seed(
+    name: str, engine: Engine, reference_engine: Engine
+) -> None:
+    sampling = SamplingParams(samplers=LLAMA_ORDER, **CHAINS[name])
+    ours, reference = (
+        [step.tokens[0] for step in decoded(which, 25, sampling=sampling)]
+        for which in (engine, reference_engine)
+    )
+
+    assert ours == reference
+
+
+def test_asking_for_probabilities_changes_no_token(engine: Engine) -> None:
+    """It moves the MLX engine from its sampler on the device to the host's."""
+    sampling = SamplingParams(min_p=0.05, repetition_penalty=1.2)
+    plain = decoded(engine, 25, sampling=sampling)
+    told = decoded(engine, 25, sampling=sampling, n_probs=3)
+
+    assert [step.tokens for step in plain] == [step.tokens for step in told]
+    np.testing.assert_allclose(
+        [step.logprobs[0] for step in plain], [step.logprobs[0] for step in told], atol=1e-4
+    )
+
+
+def test_details_tell_the_likeliest_tokens(engine: Engine) -> None:
+    [detail] = decoded(engine, 1, sampling=GREEDY, n_probs=4)[0].details
+    cache = engine.new_cache()
+    row = engine.logits(cache, prompt(30))[-1]
+
+    assert [token for token, _ in detail.top] == np.argsort(-row, kind="stable")[:4].tolist()
+    assert detail.top[0] == (detail.token, detail.logprob)
+
+
+def test_a_bias_forces_and_bans_tokens(engine: Engine) -> None:
+    [best] = decoded(engine, 1, sampling=GREEDY)[0].tokens
+
+    forced = decoded(engine, 5, sampling=GREEDY, logit_bias=((77, 1000.0),))
+    banned = decoded(engine, 5, sampling=GREEDY, logit_bias=((best, -np.inf),))
+
+    assert {step.tokens[0] for step in forced} == {77}
+    assert best not in {step.tokens[0] for step in banned}
+
+
+def test_banning_every_token_is_an_error(engine: Engine) -> None:
+    everything = tuple((token, -np.inf) for token in range(512))
+
+    with pytest.raises(EngineFailed, match="logit_bias"):
+        decoded(engine, 1, sampling=GREEDY, logit_bias=everything)

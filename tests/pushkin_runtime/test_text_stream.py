@@ -39,12 +39,12 @@ def test_stop_strings_never_leak_and_nothing_else_is_lost(text: str, stop: list[
     for token in BYTES.encode(text):
         shown += stream.push(token)
         assert not any(s in shown for s in stop)
-        if stream.is_stopped:
+        if stream.stop_word:
             break
     shown += stream.finish()
 
     first = min((at for s in stop if (at := text.find(s)) >= 0), default=None)
-    assert stream.is_stopped == (first is not None)
+    assert bool(stream.stop_word) == (first is not None)
     if first is None:
         assert shown == text
     else:

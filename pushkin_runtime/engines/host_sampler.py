@@ -1,0 +1,92 @@
+"""A decode's rows from raw logits to tokens, on the host: bans and biases, samplers, probabilities.
+
+The torch engine samples with it always, an engine with a sampler on the device for what that one cannot do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pushkin_runtime.engines.base import DecodePlan, Step
+from pushkin_runtime.errors import EngineFailed
+from pushkin_runtime.sampler_stages import NOTHING_SEEN, Seen, active_stages
+from pushkin_runtime.sampling import (
+    Candidates,
+    FloatArray,
+    Uniforms,
+    candidates,
+    log_softmax_at,
+    pick,
+    sampled_logprob,
+    token_logprob,
+)
+from pushkin_runtime.types import TokenLogprob
+
+
+class HostSampler:
+    """Owned by one decoder. Remembers what its rows have written, for the penalties."""
+
+    def __init__(self, plan: DecodePlan) -> None:
+        self._plan = plan
+        self._uniforms = Uniforms(plan.seed, plan.n_rows)
+        stages = active_stages(plan.sampling)
+        self._chances = Uniforms(plan.seed, plan.n_rows, 1) if "xtc" in stages else None
+        self._is_penalizing = "penalties" in stages
+        self._history = [list(plan.recent) for _ in range(plan.n_rows)]
+        self._is_first = True
+        self._bias = np.array([bias for _, bias in plan.logit_bias], np.float32)
+        self._biased = np.array([token for token, _ in plan.logit_bias], np.int64)
+
+    def step(self, raw: FloatArray) -> Step:
+        """Choose a token for each row of raw logits (n_rows, vocab_size).
+
+        Raises EngineFailed when biases and bans leave no token.
+        """
+        params = self._plan.sampling
+        uniforms = self._uniforms.next()
+        chances = np.zeros(len(raw)) if self._chances is None else self._chances.next()
+        tokens, logprobs, details = [], [], []
+        for row, logits in enumerate(raw):
+            left = candidates(self._adjusted(logits), params, self._seen(row), float(chances[row]))
+            token = pick(left, float(uniforms[row]))
+            tokens.append(token)
+            logprobs.append(log_softmax_at(logits, token))
+            if self._plan.n_probs:
+                details.append(self._detail(logits, left, token))
+            if self._is_penalizing:
+                self._history[row].append(token)
+        self._is_first = False
+        return Step(tuple(tokens), tuple(logprobs), tuple(details))
+
+    def _adjusted(self, raw: FloatArray) -> FloatArray:
+        """Return one row of logits with biases, bans and the first step's constraint."""
+        plan = self._plan
+        logits = raw
+        if len(self._biased):
+            logits = logits.copy()
+            np.add.at(logits, self._biased, self._bias)
+        allowed = plan.first_allowed if self._is_first else None
+        if allowed is not None:
+            constrained = np.full_like(logits, -np.inf)
+            constrained[allowed] = logits[allowed]
+            logits = constrained
+        if plan.banned is not None:
+            logits = logits.copy()
+            logits[plan.banned] = -np.inf
+        if not math.isfinite(logits.max()):
+            raise EngineFailed("No token is left to choose: logit_bias bans them all.")
+        return logits
+
+    def _seen(self, row: int) -> Seen:
+        if not self._is_penalizing:
+            return NOTHING_SEEN
+        last_n = self._plan.sampling.repeat_last_n
+        history = self._history[row] if last_n is None else self._history[row][-last_n:]
+        return Seen(*np.unique(np.array(history, np.int64), return_counts=True))
+
+    def _detail(self, raw: FloatArray, left: Candidates, token: int) -> TokenLogprob:
+        if self._plan.post_sampling_probs:
+            return sampled_logprob(left, token, self._plan.n_probs)
+        return token_logprob(raw, token, self._plan.n_probs)
