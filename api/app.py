@@ -19,6 +19,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    usage,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -40,7 +41,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware, metrics=services.metrics),
+            Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
         ],
         exception_handlers={
@@ -62,6 +63,7 @@ def create_app(services: Services) -> FastAPI:
         events,
         health,
         metrics,
+        usage,
     ):
         app.include_router(module.router)
     return app

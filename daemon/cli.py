@@ -14,6 +14,7 @@ from daemon.cli_inspect import config_group, models_group, status, token, versio
 from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve
 from daemon.cli_service import service
+from daemon.cli_stats import stats_group
 from daemon.cli_write import continue_, rephrase, story
 from daemon.errors import DaemonError
 from daemon.terminal import discard_stdout, print_error
@@ -75,6 +76,7 @@ for _command in (
         adapters_group,
         index_group,
         persona_group,
+        stats_group,
         service,
         version,
     ),

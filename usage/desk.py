@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ from usage.store import UsageStore, erase_file
 MAX_TEXT_CHARS = 8_000  # of each text that is remembered or kept, the part next to the caret
 
 _FLUSH_AT = 64  # uses that may be lost with the process
+
+log = logging.getLogger("pushkin.usage")
 
 T = TypeVar("T")
 
@@ -173,7 +176,11 @@ class UsageDesk:
 
     def _opened(self) -> UsageStore:
         if self._store is None:
-            self._store = UsageStore(self._path, clock=self._clock)
+            try:
+                self._store = UsageStore(self._path, clock=self._clock)
+            except (UsageFault, OSError) as error:
+                log.error("statistics cannot be opened", extra={"error_type": type(error).__name__})
+                raise
             self._settle(self._store)
         return self._store
 

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
-from api.metrics.observer import MeteredRuntime
+from api.metrics.observer import GenerationEnds
 from api.scopes import TokenScope
 from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from api.tokens import FixedTokens
@@ -42,6 +42,7 @@ from pushkin_runtime.types import (
     Health,
     RuntimeStatus,
 )
+from usage.desk import UsageDesk
 
 T = TypeVar("T")
 
@@ -157,6 +158,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
+        usage: UsageDesk | None = None,
         embedder: TextEmbedder | None = None,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
@@ -168,7 +170,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         )
         metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
-        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+        runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -187,6 +189,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             index=index,
             events=events or EventHub(),
             metrics=metrics,
+            usage=usage,
             embedder=embedder,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
