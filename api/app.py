@@ -16,6 +16,7 @@ from api.routes import (
     events,
     health,
     metrics,
+    pairing,
     persona,
     privacy,
     requests,
@@ -62,6 +63,7 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         events,
         health,
+        pairing,
         metrics,
         usage,
     ):

@@ -46,6 +46,7 @@ STATUSES: dict[str, int] = {
     "cross_site_refused": 403,
     "preflight_refused": 403,
     "scope_insufficient": 403,
+    "pairing_refused": 403,
     "consent_required": 403,
     "text_consent_early": 403,
     "unknown_path": 404,

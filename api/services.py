@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
+from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
 from indexer.embedding_desk import Embedded
@@ -84,12 +85,14 @@ class ApiLimits:
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    wrong_token_pause_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,7 @@ class Services:
     """Everything `create_app` needs.
 
     tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
-    None refuses them. The other guards always stay on.
+    None refuses them. The other guards always stay on. pairing: None where no client can be remembered.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
@@ -117,6 +120,7 @@ class Services:
     usage: UsageDesk | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
+    pairing: Pairing | None = None
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:
