@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
@@ -44,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
+            Middleware(AdmissionMiddleware, limits=services.limits),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),

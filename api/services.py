@@ -85,6 +85,8 @@ class ApiLimits:
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
+    send_timeout_s: a client that reads nothing of its answer for so long is left.
     wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
@@ -92,6 +94,9 @@ class ApiLimits:
     max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    max_open_requests: int = 256
+    max_open_body_bytes: int = 256 * 1024 * 1024
+    send_timeout_s: float = 60.0
     wrong_token_pause_s: float = 1.0
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
+_N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -135,9 +136,13 @@ def refuse_under_launchd(paths: Paths, error: Exception) -> None:
 
 
 def harden_process() -> None:
-    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    """Private files from the first byte, enough of them, and no core dumps: they would hold the user's text."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _N_FILES:
+        n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
 
 
 def runtime_options(loaded: Loaded) -> RuntimeOptions:
