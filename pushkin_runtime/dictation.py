@@ -9,7 +9,8 @@ import numpy as np
 from pushkin_runtime.engines.base import Engine, KVCache, Tokens
 from pushkin_runtime.errors import CapabilityMissing, InvalidRequest
 from pushkin_runtime.prompt import Prompt
-from pushkin_runtime.types import GenerationRequest, SpeechDecision, SpeechKind
+from pushkin_runtime.speech_types import SpeechDecision, SpeechKind
+from pushkin_runtime.types import GenerationRequest
 
 KINDS: tuple[SpeechKind, ...] = ("dict", "cmd", "none")
 TOKENS = ("<task:dictate>", "<result>", *(f"<{kind}>" for kind in KINDS))

@@ -34,6 +34,7 @@ from pushkin_runtime.prompt_cache import CacheKey, PromptCache
 from pushkin_runtime.row import Row, RowRules
 from pushkin_runtime.sampling import resolve, token_logprob
 from pushkin_runtime.speech import SpeechDesk
+from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
 from pushkin_runtime.types import (
     Delta,
@@ -42,7 +43,6 @@ from pushkin_runtime.types import (
     GenerationResult,
     Progress,
     SamplingParams,
-    SpeechDecision,
     Started,
     TokenLogprob,
     Usage,

@@ -23,8 +23,9 @@ from pushkin_runtime.engines.base import Embeddings, Segment, Tokens
 from pushkin_runtime.errors import ContextExceeded, InvalidRequest
 from pushkin_runtime.log_mel import SAMPLE_RATE
 from pushkin_runtime.persona import PERSONA_TOKEN
+from pushkin_runtime.speech_types import SpeechRows
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import Control, GenerationRequest, SpeechRows
+from pushkin_runtime.types import Control, GenerationRequest
 
 CHARS_PER_TOKEN = 8  # twice what prose has: cutting characters first loses no usable context
 MIN_PROMPT = 16  # tokens of context that `max_tokens` must leave room for

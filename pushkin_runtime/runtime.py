@@ -38,6 +38,7 @@ from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.speech import SpeechDesk, checked_samples
+from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
@@ -48,8 +49,6 @@ from pushkin_runtime.types import (
     PersonaRequest,
     RuntimeState,
     RuntimeStatus,
-    SpeechInfo,
-    SpeechRows,
 )
 
 log = logging.getLogger(__name__)

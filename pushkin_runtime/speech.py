@@ -16,7 +16,7 @@ from pushkin_runtime.errors import InvalidRequest, ModelCorrupt
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
 from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
 from pushkin_runtime.speech_model import EncoderConfig, Projector, stack, whole_rows
-from pushkin_runtime.types import SpeechInfo, SpeechRows
+from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 
 MIN_SAMPLES = SAMPLE_RATE // 50  # 20 ms: less is a click
 

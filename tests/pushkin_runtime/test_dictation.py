@@ -20,7 +20,8 @@ from pushkin_runtime.errors import CapabilityMissing, InvalidRequest, ModelCorru
 from pushkin_runtime.persona import PERSONA_TOKEN
 from pushkin_runtime.prompt import build_prompt, speech_limit
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Done, GenerationRequest, SpeechRows
+from pushkin_runtime.speech_types import SpeechRows
+from pushkin_runtime.types import Done, GenerationRequest
 from tests.pushkin_runtime.speech_files import N_STACK, speechlike, write_encoder, write_projector
 
 HIDDEN = 64
