@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
@@ -16,9 +17,11 @@ from api.routes import (
     events,
     health,
     metrics,
+    pairing,
     persona,
     privacy,
     requests,
+    usage,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -40,8 +43,9 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware, metrics=services.metrics),
+            Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
+            Middleware(AdmissionMiddleware, limits=services.limits),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),
@@ -62,7 +66,9 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         events,
         health,
+        pairing,
         metrics,
+        usage,
     ):
         app.include_router(module.router)
     return app

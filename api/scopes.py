@@ -20,6 +20,9 @@ _RANK: dict[RouteScope, int] = {"open": 0, "menubar": 1, "editor": 2, "admin": 3
 # "METHOD pattern", the pattern as the route spells it; a WebSocket's method is WEBSOCKET.
 ROUTES: dict[str, RouteScope] = {
     "GET /health": "open",
+    "POST /v1/pair": "open",  # asks for a code instead
+    "POST /v1/pairings": "admin",
+    "DELETE /v1/pairings/{pairing_id}": "admin",
     "GET /v1/status": "menubar",
     "GET /v1/events": "menubar",
     "POST /v1/continue": "editor",
@@ -62,6 +65,11 @@ ROUTES: dict[str, RouteScope] = {
     "POST /v1/score": "editor",
     "POST /v1/warm": "editor",
     "POST /v1/feedback": "editor",
+    "GET /v1/stats": "admin",
+    "DELETE /v1/stats": "admin",
+    "PUT /v1/stats/consent": "admin",
+    "GET /v1/stats/export": "admin",
+    "GET /v1/stats/pairs": "admin",
     "POST /v1/persona/vector": "editor",
     "WEBSOCKET /v1/dictation": "editor",
     "POST /v1/dictation": "menubar",

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -29,9 +29,10 @@ from daemon.instance import (
 )
 from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, adapter_roots, find_model, prepare
+from daemon.paths import Paths, adapter_roots, bundled_models, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+from daemon.unix_socket import open_unix
 from daemon.watchdog import Watchdog, end_dead
 from pushkin_runtime.types import AdapterRef, Task
 
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
+    from usage.desk import UsageDesk
 
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
+_N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -106,14 +109,18 @@ def serve(serving: Serving) -> None:
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
         token = ensure_token(paths.token_file)
-        listeners = _open_listeners(serving)
         try:
-            endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
-            lock.record(endpoint)
-            serving.announcer.listening(listeners)
-            _run(serving, listeners, endpoint, token, faults)
+            with _listening(serving) as listeners:
+                endpoint = Endpoint(
+                    pid=os.getpid(),
+                    port=listeners.port,
+                    version=__version__,
+                    unix_socket=listeners.unix_path,
+                )
+                lock.record(endpoint)
+                serving.announcer.listening(listeners)
+                _run(serving, listeners, endpoint, token, faults)
         finally:
-            listeners.close()
             withdraw_endpoint(paths)
 
 
@@ -129,9 +136,13 @@ def refuse_under_launchd(paths: Paths, error: Exception) -> None:
 
 
 def harden_process() -> None:
-    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    """Private files from the first byte, enough of them, and no core dumps: they would hold the user's text."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _N_FILES:
+        n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
 
 
 def runtime_options(loaded: Loaded) -> RuntimeOptions:
@@ -148,6 +159,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
     }
     return RuntimeOptions(
         model_dir=model_dir,
+        model_roots=(loaded.paths.models, bundled_models()),
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
         context_length=runtime.context_length,
@@ -181,6 +193,7 @@ def _run(
         settle_memory()
         watchdog.start()
         publish_endpoint(paths, endpoint)
+        edge.usage.start()
         edge.index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
@@ -198,8 +211,9 @@ def _run(
         edge.events.close()
         serving.announcer.stopping()
 
-    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
@@ -213,6 +227,7 @@ class Edge:
     index: DocumentIndex
     events: EventHub
     embeddings: EmbeddingDesk
+    usage: UsageDesk
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
@@ -221,20 +236,27 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.metrics.instruments import Metrics
-    from api.metrics.observer import MeteredRuntime
+    from api.metrics.observer import GenerationEnds
+    from api.pairing import Pairing
     from api.services import Services, loopback_hosts
     from daemon.index import build_embedding_desk, build_index
+    from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
+    from usage.desk import UsageDesk
 
     events, metrics = EventHub(), Metrics()
-    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+    usage = UsageDesk(loaded.paths.usage_file)
+    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
+
+    def pairing_ended(offer_id: str, how: str, client: str | None) -> None:
+        events.publish("pairing", {"id": offer_id, "state": how, "client": client})
 
     index = build_index(
         loaded,
@@ -253,11 +275,13 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             started_at=time.time(),
             index=index,
             events=events,
+            pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
+            usage=usage,
             embedder=embeddings,
         )
     )
-    return Edge(app, index, events, embeddings)
+    return Edge(app, index, events, embeddings, usage)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
@@ -280,11 +304,19 @@ def _stop_while_starting(_: int, __: object) -> None:
     raise SystemExit(0)
 
 
-def _open_listeners(serving: Serving) -> Listeners:
-    inherited = inherit_from_launchd() if serving.under_launchd else None
-    if inherited:
-        return inherited
-    return open_loopback(serving.loaded.config.server.port)
+@contextlib.contextmanager
+def _listening(serving: Serving) -> Iterator[Listeners]:
+    """The sockets, open for the length of the block."""
+    server = serving.loaded.config.server
+    unix_path = serving.loaded.paths.unix_socket(server.unix_socket)
+    with contextlib.ExitStack() as stack:
+        inherited = inherit_from_launchd() if serving.under_launchd else None
+        listeners = inherited or open_loopback(server.port)
+        stack.callback(listeners.close)
+        if unix_path is not None:
+            unix_socket = stack.enter_context(open_unix(unix_path))
+            listeners = replace(listeners, unix_socket=unix_socket)
+        yield listeners
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
 
+from api.errors import ApiError
+from api.identity import prove
 from api.json_text import json_bytes
 from api.openapi import error_responses
 from api.services import ServicesDep
@@ -15,13 +17,20 @@ from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 
 router = APIRouter(tags=["life"])
 
+Nonce = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{16,128}$", description="Fresh and random.")]
+KeyId = Annotated[
+    str, Query(pattern=r"^[0-9a-f]{16}$", description="The name of the key of the client's token.")
+]
+
 
 class HealthAnswer(TypedDict):
-    """`status` is `ok` exactly when the answer is 200."""
+    """`status` is `ok` exactly when the answer is 200. `proof`: only where a nonce came, see `api/identity.py`;
+    null when the daemon knows no token with that key."""
 
     status: Literal["ok", "loading", "draining", "failed"]
     state: RuntimeState
     reason: str
+    proof: NotRequired[str | None]
 
 
 class EngineAnswer(TypedDict):
@@ -96,21 +105,35 @@ class StatusAnswer(TypedDict):
     responses={
         200: {"model": HealthAnswer},
         503: {"model": HealthAnswer},
-        **error_responses(403, 421),
+        **error_responses(400, 403, 421),
     },
     response_class=Response,
 )
-async def health(services: ServicesDep) -> Response:
+async def health(
+    request: Request, services: ServicesDep, nonce: Nonce | None = None, key: KeyId | None = None
+) -> Response:
     found = services.runtime.health()
+    answer = _health_answer(found)
+    if nonce is not None and key is not None:
+        answer["proof"] = prove(key, nonce, _own_address(request), services.tokens.current())
+    elif nonce is not None or key is not None:
+        raise ApiError("invalid_request", "`nonce` and `key` go together")
     headers = {}
     if not found.ok and found.retry_after_s is not None:
         headers["Retry-After"] = str(found.retry_after_s)
     return Response(
-        json_bytes(_health_answer(found)),
+        json_bytes(answer),
         status_code=200 if found.ok else 503,
         headers=headers,
         media_type="application/json",
     )
+
+
+def _own_address(request: Request) -> str:
+    """The daemon's end of this connection, which no header can change; IPv6 in brackets."""
+    host, port = request.scope["server"]
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
 
 
 def _health_answer(found: Health) -> HealthAnswer:
