@@ -56,7 +56,9 @@ def test_the_file_is_written_on_demand(start_daemon, home, tmp_path):
         daemon.process.send_signal(signal.SIGUSR2)
         while file.stat().st_ino == before:  # replaced whole
             client.get("/health")
-        assert any(e["name"] == "/v1/continue" for e in json.loads(file.read_text())["traceEvents"])
+        assert any(
+            e["name"] == "generation: continue" for e in json.loads(file.read_text())["traceEvents"]
+        )
 
 
 def test_a_file_that_cannot_be_written_is_told_at_the_start(pushkin, tmp_path):
