@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from api.errors import ApiError
 from api.openai_dialect.bodies import DEFAULT_MODEL, CompletionBody
 from api.schemas import adapter_refs, persona_request
-from api.services import GenerationRuntime
 from pushkin_runtime.types import AdapterRef, GenerationRequest, SamplingOverrides
 
 MAX_TOKENS = 16
@@ -77,20 +76,6 @@ def generation_requests(
         )
         for prompt in body.prompt
     ]
-
-
-def check_tokens(body: CompletionBody, runtime: GenerationRuntime) -> None:
-    """Raise ApiError for tokens outside the vocabulary; NotReady while there is none."""
-    n_tokens = runtime.tokenizer().n_tokens
-    prompts = (prompt for prompt in body.prompt if isinstance(prompt, tuple))
-    found = {
-        "prompt": any(not 0 <= token < n_tokens for prompt in prompts for token in prompt),
-        "logit_bias": any(token >= n_tokens for token in body.logit_bias or {}),
-    }
-    for param, is_wrong in found.items():
-        if is_wrong:
-            message = f"`{param}` has tokens outside the model's vocabulary of {n_tokens}"
-            raise ApiError("invalid_value", message, param=param)
 
 
 def _sampling(body: CompletionBody) -> SamplingOverrides:

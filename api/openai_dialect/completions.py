@@ -16,7 +16,7 @@ from api.json_route import StrictJsonRoute
 from api.json_text import json_bytes
 from api.openai_dialect.bodies import CompletionBody
 from api.openai_dialect.completion_answers import CompletionAnswer, Order, completion_answer
-from api.openai_dialect.completion_requests import check_tokens, chosen_model, generation_requests
+from api.openai_dialect.completion_requests import chosen_model, generation_requests
 from api.openai_dialect.completion_stream import (
     CompletionStream,
     StreamStyle,
@@ -45,7 +45,6 @@ async def _completion(
 ) -> AsyncIterator[Reply]:
     loaded = services.runtime.status().model
     model = chosen_model(body.model, None if loaded is None else loaded.id)
-    check_tokens(body, services.runtime)
     wanted = generation_requests(body, model, request_id)
     tokenizer = services.runtime.tokenizer()
     order = Order(

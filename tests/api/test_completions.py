@@ -283,9 +283,9 @@ async def test_listed_models_are_the_ones_that_complete(adapted, ask):
         ({"prompt": [[]]}, 400, "text_empty", "prompt"),
         ({"prompt": None}, 400, "invalid_type", "prompt"),
         ({"prompt": ["a"] * 17}, 400, "invalid_value", "prompt"),
-        ({"prompt": [260]}, 400, "invalid_value", "prompt"),
+        ({"prompt": [260]}, 400, "invalid_request", "prompt"),
         ({"prompt": "a" * 5000}, 400, "context_length_exceeded", "prompt"),
-        ({"logit_bias": {"260": 1}}, 400, "invalid_value", "logit_bias"),
+        ({"logit_bias": {"260": 1}}, 400, "invalid_request", "logit_bias"),
         ({"logit_bias": {"a": 1}}, 400, "invalid_value", "logit_bias"),
         ({"logit_bias": {"1": 101}}, 400, "invalid_value", "logit_bias[1]"),
         ({"logprobs": 6}, 400, "invalid_value", "logprobs"),
@@ -359,14 +359,14 @@ async def test_a_client_that_leaves_ends_every_prompt(start_daemon, open_call):
 async def test_a_full_queue_leaves_nothing_behind(start_daemon, ask):
     """Some of the prompts were taken already when the queue was found full."""
     daemon = start_daemon(gated=True, endless=True)
-    calls = [asyncio.create_task(ask(daemon, prompt=["a"] * 16, max_tokens=1)) for _ in range(3)]
+    calls = [asyncio.create_task(ask(daemon, prompt=["a"] * 16, max_tokens=1)) for _ in range(2)]
     done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     [refused] = [call.result() for call in done]
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
 
     daemon.permits.release(10_000)
-    assert [(await call).status_code for call in calls].count(200) == 2
+    assert [(await call).status_code for call in calls].count(200) == 1
     assert (await ask(daemon, prompt="a")).status_code == 200
 
 
