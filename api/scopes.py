@@ -20,6 +20,7 @@ _RANK: dict[RouteScope, int] = {"open": 0, "menubar": 1, "editor": 2, "admin": 3
 # "METHOD pattern", the pattern as the route spells it; a WebSocket's method is WEBSOCKET.
 ROUTES: dict[str, RouteScope] = {
     "GET /health": "open",
+    "GET /v1/health": "open",
     "GET /v1/status": "menubar",
     "GET /v1/events": "menubar",
     "POST /v1/continue": "editor",
@@ -55,7 +56,9 @@ ROUTES: dict[str, RouteScope] = {
     "GET /lora-adapters": "editor",
     "POST /lora-adapters": "editor",
     "GET /props": "editor",
+    "POST /props": "admin",
     "GET /slots": "editor",
+    "POST /slots/{id_slot}": "editor",
     "POST /v1/completions": "editor",
     "POST /v1/embeddings": "editor",
     "POST /v1/audio/transcriptions": "editor",

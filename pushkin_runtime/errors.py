@@ -59,8 +59,8 @@ class ContextExceeded(InvalidRequest):
 
     def __init__(self, n_prompt_tokens: int, n_context: int) -> None:
         super().__init__(
-            f"The prompt has {n_prompt_tokens} tokens, and the context takes {n_context} with at least one "
-            "for the answer; send less of the text.",
+            f"The prompt of {n_prompt_tokens} tokens exceeds the available context size of {n_context} tokens, "
+            "of which one at least is for the answer; send less of the text.",
             param="prompt",
         )
         self.n_prompt_tokens = n_prompt_tokens

@@ -91,8 +91,7 @@ def build_prompt(
             f"ask for at most {n_context - MIN_PROMPT}.",
             param="max_tokens",
         )
-    has_codes = tokenizer.special_id("<lang:en>") is not None
-    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    head = text_prefix(request, tokenizer)
     if request.task == "rephrase":
         return _rephrase(request, tokenizer, head, budget)
     text = request.text
@@ -102,6 +101,15 @@ def build_prompt(
         )  # a finished premise is followed by the story, not glued to it
     body = _tail(tokenizer, text, budget - len(head))
     return _healed(tokenizer, head, body)
+
+
+def text_prefix(request: GenerationRequest, tokenizer: TextTokenizer) -> list[int]:
+    """Return what stands before the text of `request`: `<bos>` and the control codes.
+
+    Raises InvalidRequest as `control_prefix`.
+    """
+    has_codes = tokenizer.special_id("<lang:en>") is not None
+    return control_prefix(tokenizer, _completed(request) if has_codes else request.control)
 
 
 def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
@@ -148,8 +156,7 @@ def _exact(
     """A prompt that is not healed: the caller's own tokens, or control prefix and text."""
     if request.prompt_tokens is not None:
         return _fitting(request.prompt_tokens, n_context)
-    has_codes = tokenizer.special_id("<lang:en>") is not None
-    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    head = text_prefix(request, tokenizer)
     if not request.cut_prompt:
         return _fitting((*head, *tokenizer.encode(request.text)), n_context)
     room = n_context - max(1, min(max_tokens, n_context // 2))

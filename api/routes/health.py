@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Any, Literal, NotRequired
 
 from fastapi import APIRouter, Response
 from typing_extensions import TypedDict
@@ -16,12 +16,21 @@ from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 router = APIRouter(tags=["life"])
 
 
+class HealthError(TypedDict):
+    """What clients of llama-server look for in a 503."""
+
+    code: Literal[503]
+    message: str
+    type: Literal["unavailable_error"]
+
+
 class HealthAnswer(TypedDict):
-    """`status` is `ok` exactly when the answer is 200."""
+    """`status` is `ok` exactly when the answer is 200; `error` is there when it is not."""
 
     status: Literal["ok", "loading", "draining", "failed"]
     state: RuntimeState
     reason: str
+    error: NotRequired[HealthError]
 
 
 class EngineAnswer(TypedDict):
@@ -90,14 +99,23 @@ class StatusAnswer(TypedDict):
     last_token_age_s: float | None
 
 
+_HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": HealthAnswer},
+    503: {"model": HealthAnswer},
+    **error_responses(403, 421),
+}
+
+
 @router.get(
     "/health",
     summary="Whether text can be generated now",
-    responses={
-        200: {"model": HealthAnswer},
-        503: {"model": HealthAnswer},
-        **error_responses(403, 421),
-    },
+    responses=_HEALTH_RESPONSES,
+    response_class=Response,
+)
+@router.get(
+    "/v1/health",
+    summary="The same as /health",
+    responses=_HEALTH_RESPONSES,
     response_class=Response,
 )
 async def health(services: ServicesDep) -> Response:
@@ -116,13 +134,19 @@ async def health(services: ServicesDep) -> Response:
 def _health_answer(found: Health) -> HealthAnswer:
     if found.ok:
         return {"status": "ok", "state": found.state, "reason": found.reason}
+    reason = found.reason
     if found.state == "failed":
         # Why it failed may name the user's folders, and this route has no token.
         reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
-        return {"status": "failed", "state": found.state, "reason": reason}
     status: Literal["loading", "draining", "failed"]
     status = "failed" if found.state == "ready" else found.state
-    return {"status": status, "state": found.state, "reason": found.reason}
+    message = "Loading model" if status == "loading" else reason
+    return {
+        "status": status,
+        "state": found.state,
+        "reason": reason,
+        "error": {"code": 503, "message": message, "type": "unavailable_error"},
+    }
 
 
 @router.get(
