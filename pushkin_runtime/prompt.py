@@ -168,7 +168,12 @@ def _exact(
 
 def _fitting(tokens: tuple[int, ...], n_context: int) -> Prompt:
     if len(tokens) >= n_context:
-        raise ContextExceeded(len(tokens), n_context)
+        raise ContextExceeded(
+            f"The prompt of {len(tokens)} tokens exceeds the available context size of {n_context} tokens, "
+            "of which one at least is for the answer; send less of the text.",
+            n_prompt_tokens=len(tokens),
+            n_context=n_context,
+        )
     return Prompt(tokens=tokens)
 
 
