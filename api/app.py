@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.llama_dialect import completion, lora_adapters, server, tokens
 from api.openai_dialect import embeddings, models
@@ -17,6 +18,7 @@ from api.routes import (
     events,
     health,
     metrics,
+    pairing,
     persona,
     privacy,
     requests,
@@ -43,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(RequestScopeMiddleware, metrics=services.metrics),
             Middleware(SecurityMiddleware, services=services),
+            Middleware(AdmissionMiddleware, limits=services.limits),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),
@@ -66,6 +69,7 @@ def create_app(services: Services) -> FastAPI:
         server,
         events,
         health,
+        pairing,
         metrics,
     ):
         app.include_router(module.router)

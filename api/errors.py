@@ -45,6 +45,7 @@ STATUSES: dict[str, int] = {
     "cross_site_refused": 403,
     "preflight_refused": 403,
     "scope_insufficient": 403,
+    "pairing_refused": 403,
     "consent_required": 403,
     "unknown_path": 404,
     "adapter_not_found": 404,

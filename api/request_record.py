@@ -6,7 +6,7 @@ Ids, lengths, times and fixed words. The path is its route's template: a path ma
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from starlette.types import Message, Scope
@@ -31,10 +31,11 @@ _SWITCHING, _REFUSED = 101, 403
 class RequestRecord:
     """Filled while a request is served; in `scope["state"]["record"]`.
 
-    n_started: generations of this request. results: those that ended before it did; the others but the failed
+    client: for whom its generations are done. n_started: generations of this request. results: those that ended before it did; the others but the failed
     ones are cancelled with it.
     """
 
+    client: str = ""
     status: int = 0
     n_bytes_in: int = 0
     n_bytes_out: int = 0
@@ -77,7 +78,7 @@ class RequestRecord:
                     self.failures.append(type(error).__name__)
             sink(event)
 
-        handle = runtime.submit(wanted, look)
+        handle = runtime.submit(replace(wanted, client=self.client), look)
         self.n_started += 1
         return handle
 

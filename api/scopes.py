@@ -21,6 +21,9 @@ _RANK: dict[RouteScope, int] = {"open": 0, "menubar": 1, "editor": 2, "admin": 3
 ROUTES: dict[str, RouteScope] = {
     "GET /health": "open",
     "GET /v1/health": "open",
+    "POST /v1/pair": "open",  # asks for a code instead
+    "POST /v1/pairings": "admin",
+    "DELETE /v1/pairings/{pairing_id}": "admin",
     "GET /v1/status": "menubar",
     "GET /v1/events": "menubar",
     "POST /v1/continue": "editor",

@@ -14,6 +14,7 @@ from email.message import Message as MimeHeader
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.brake import Brake
 from api.errors import ApiError
 from api.scopes import ROUTES, WEBSOCKET, RouteTable, TokenScope, broadest, covers
 from api.services import ApiLimits, Services
@@ -30,6 +31,7 @@ class SecurityMiddleware:
         self._app = app
         self._services = services
         self._table = RouteTable(ROUTES)
+        self._brake = Brake(services.limits.wrong_token_pause_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -37,6 +39,8 @@ class SecurityMiddleware:
         try:
             check_request(scope, self._services, self._table)
         except ApiError as refusal:
+            if refusal.code == "unauthorized":
+                await self._brake.hold()
             return await _refuse(refusal, scope, receive, send)
         if scope["type"] == "http":
             limits = self._services.limits
@@ -66,7 +70,7 @@ def check_request(scope: Scope, services: Services, table: RouteTable) -> None:
     """Raise ApiError unless this request may go on; cheapest and most telling check first."""
     headers: Headers = scope["headers"]
     method = scope.get("method", WEBSOCKET)
-    _check_host(headers, services.allowed_hosts)
+    _check_host(headers, _hosts_of(scope, services))
     _check_browser(headers, method)
     if table.needed(method, scope["path"]) != "open":
         _check_scope(_scope_of(headers, services), method, scope["path"], table)
@@ -101,6 +105,12 @@ def limited_receive(receive: Receive, limits: ApiLimits, rules: BodyRules) -> Re
         return message
 
     return receive_within_limits
+
+
+def _hosts_of(scope: Scope, services: Services) -> frozenset[str]:
+    """What Host may say; a Unix socket has no port, and its clients write `localhost`."""
+    is_unix = scope.get("server") is not None and scope["server"][1] is None
+    return services.allowed_hosts | {"localhost"} if is_unix else services.allowed_hosts
 
 
 def _check_host(headers: Headers, allowed_hosts: frozenset[str]) -> None:

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
+from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
 from indexer.embedding_desk import Embedded
@@ -97,12 +98,19 @@ class ApiLimits:
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
+    send_timeout_s: a client that reads nothing of its answer for so long is left.
+    wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    max_open_requests: int = 256
+    max_open_body_bytes: int = 256 * 1024 * 1024
+    send_timeout_s: float = 60.0
+    wrong_token_pause_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +118,7 @@ class Services:
     """Everything `create_app` needs.
 
     tokens: those that are valid. without_token: the scope of requests that carry none of them (`--no-auth`);
-    None refuses them. The other guards always stay on.
+    None refuses them. The other guards always stay on. pairing: None where no client can be remembered.
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
@@ -130,6 +138,7 @@ class Services:
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     lora: LoraChoice = field(default_factory=LoraChoice)
+    pairing: Pairing | None = None
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:

@@ -63,6 +63,8 @@ class TerminalAnnouncer:
     def listening(self, listeners: Listeners) -> None:
         addresses = " and ".join(f"http://{address}" for address in listeners.addresses)
         click.secho(f"pushkin listens on {addresses}", err=True, bold=True)
+        if listeners.unix_path is not None:
+            click.secho(f"and on {listeners.unix_path}", err=True, bold=True)
         for note in listeners.notes:
             click.secho(note, fg="yellow", err=True)
         if not self._loaded.config.server.auth:

@@ -11,6 +11,7 @@ from daemon import __version__
 from daemon.cli_adapters import adapters_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, status, token, version
+from daemon.cli_pair import pair_group
 from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve
 from daemon.cli_service import service
@@ -70,6 +71,7 @@ for _command in (
     *(serve, status, continue_, rephrase, story),
     *(
         token,
+        pair_group,
         config_group,
         models_group,
         adapters_group,

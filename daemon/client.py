@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from daemon.errors import (
     TryLater,
 )
 from daemon.instance import Endpoint, find_daemon
+from daemon.unix_socket import is_owners
 from daemon.writing import Body, Finished, Piece, Task, Waiting, WritingEvent
 
 if TYPE_CHECKING:
@@ -55,15 +57,42 @@ class DaemonClient:
     def __init__(self, loaded: Loaded, endpoint: Endpoint) -> None:
         import httpx
 
-        # Without authentication there may be no token yet: the daemon then asks for none.
-        token_file = loaded.paths.token_file
-        token = read_token(token_file) if token_file.exists() else ""
-        self._http = httpx.Client(
-            base_url=f"http://127.0.0.1:{endpoint.port}",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+        self._unix_path = _usable_socket(endpoint)
+        self._address = f"127.0.0.1:{endpoint.port}"
+        self._home = loaded.paths.home
+        self._token_file = loaded.paths.token_file
+        self._may_send_token = False
+        self._open_http = httpx.Client(
+            base_url="http://localhost" if self._unix_path else f"http://{self._address}",
+            transport=httpx.HTTPTransport(uds=self._unix_path) if self._unix_path else None,
             timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             trust_env=False,
         )
+
+    @property
+    def _http(self) -> httpx.Client:
+        """The connection with the token, which is sent to nobody who has not proved to know it."""
+        if not self._may_send_token:
+            token = read_token(self._token_file)
+            if self._unix_path is None:
+                self._demand_proof(token)
+            self._open_http.headers["Authorization"] = f"Bearer {token}"
+            self._may_send_token = True
+        return self._open_http
+
+    def _demand_proof(self, token: str) -> None:
+        from api.identity import is_proof, key_id, new_nonce
+        from api.tokens import token_digest
+
+        digest, nonce = token_digest(token.encode()), new_nonce()
+        with _translated():
+            question = {"nonce": nonce, "key": key_id(digest)}
+            answer = _json_object(self._open_http.get("/health", params=question))
+        if not is_proof(answer.get("proof"), digest, nonce, self._address):
+            raise AuthError(
+                f"What answers at {self._address} did not prove that it is the daemon of {self._home}, so it "
+                "was not given the token. See what listens there; `pushkin token --rotate` makes a new one."
+            )
 
     def __enter__(self) -> DaemonClient:
         return self
@@ -74,7 +103,7 @@ class DaemonClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._http.close()
+        self._open_http.close()
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object at `path`."""
@@ -93,6 +122,13 @@ class DaemonClient:
                 raise _refusal(response)
             answer: dict[str, Any] = response.json()
             return answer
+
+    def delete(self, path: str) -> None:
+        """Delete what is at `path`; nothing is answered."""
+        with _translated():
+            response = self._http.delete(path)
+            if response.is_error:
+                raise _refusal(response)
 
     def text_of(self, path: str) -> Iterator[str]:
         """Yield the text at `path` piece by piece."""
@@ -116,7 +152,7 @@ class DaemonClient:
         import httpx
 
         try:
-            return self._http.get("/health").is_success
+            return self._open_http.get("/health").is_success
         except httpx.HTTPError:
             return False
 
@@ -206,11 +242,23 @@ def _refusal(response: httpx.Response) -> DaemonError:
 
 
 def _error_of(response: httpx.Response) -> dict[str, Any]:
-    try:
-        error = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return {}
+    error = _json_object(response).get("error")
     return error if isinstance(error, dict) else {}
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any]:
+    """The body of an answer that may hold anything; {} if it is no JSON object."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _usable_socket(endpoint: Endpoint) -> str | None:
+    """The daemon's Unix socket, if it has one that only this user can have put there."""
+    path = endpoint.unix_socket
+    return path if path is not None and is_owners(Path(path)) else None
 
 
 def fault(error: dict[str, Any], *, status: int | None) -> DaemonError:

@@ -35,10 +35,13 @@ _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes always do."""
+    """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes
+    always do. unix_socket: "off", "on" (`run/pushkin.sock` in the home), or a whole path.
+    """
 
     port: int = 1799
     auth: bool = True
+    unix_socket: str = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +343,11 @@ def _cross_checks(config: Config) -> list[str]:
     )
     checks = [
         (0 <= config.server.port <= 65535, "server.port: expected 0 to 65535"),
+        (
+            config.server.unix_socket in ("off", "on")
+            or Path(config.server.unix_socket).is_absolute(),
+            'server.unix_socket: expected "off", "on" or a whole path',
+        ),
         (name_ok, "runtime.model: expected a name in the models folder or an absolute path"),
         (
             runtime.context_length == 0 or 64 <= runtime.context_length <= 131072,

@@ -25,11 +25,12 @@ _LOCK_PAUSE_S = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A live daemon, as its lock file or endpoint.json describes it."""
+    """A live daemon, as its lock file or endpoint.json describes it. unix_socket: its path, if there is one."""
 
     pid: int
     port: int
     version: str
+    unix_socket: str | None = None
 
 
 class InstanceLock:
@@ -125,8 +126,12 @@ def _encode(record: dict[str, object]) -> bytes:
 def _parse_endpoint(content: bytes) -> Endpoint | None:
     try:
         record = json.loads(content)
+        unix_socket = record.get("unix_socket")
         return Endpoint(
-            pid=int(record["pid"]), port=int(record["port"]), version=str(record["version"])
+            pid=int(record["pid"]),
+            port=int(record["port"]),
+            version=str(record["version"]),
+            unix_socket=unix_socket if isinstance(unix_socket, str) else None,
         )
     except (ValueError, KeyError, TypeError):
         return None

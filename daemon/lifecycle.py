@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -32,6 +32,7 @@ from daemon.logs import start_logging, stop_logging
 from daemon.paths import Paths, adapter_roots, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
+from daemon.unix_socket import open_unix
 from daemon.watchdog import Watchdog, end_dead
 from pushkin_runtime.types import AdapterRef, Task
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
+_N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -106,14 +108,18 @@ def serve(serving: Serving) -> None:
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
         token = ensure_token(paths.token_file)
-        listeners = _open_listeners(serving)
         try:
-            endpoint = Endpoint(pid=os.getpid(), port=listeners.port, version=__version__)
-            lock.record(endpoint)
-            serving.announcer.listening(listeners)
-            _run(serving, listeners, endpoint, token, faults)
+            with _listening(serving) as listeners:
+                endpoint = Endpoint(
+                    pid=os.getpid(),
+                    port=listeners.port,
+                    version=__version__,
+                    unix_socket=listeners.unix_path,
+                )
+                lock.record(endpoint)
+                serving.announcer.listening(listeners)
+                _run(serving, listeners, endpoint, token, faults)
         finally:
-            listeners.close()
             withdraw_endpoint(paths)
 
 
@@ -129,9 +135,13 @@ def refuse_under_launchd(paths: Paths, error: Exception) -> None:
 
 
 def harden_process() -> None:
-    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    """Private files from the first byte, enough of them, and no core dumps: they would hold the user's text."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _N_FILES:
+        n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
 
 
 def runtime_options(loaded: Loaded) -> RuntimeOptions:
@@ -198,7 +208,7 @@ def _run(
         edge.events.close()
         serving.announcer.stopping()
 
-    run_server(edge.app, listeners.sockets, runtime, Hooks(ready, failed, stopping))
+    run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
@@ -222,8 +232,10 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.event_hub import EventHub
     from api.metrics.instruments import Metrics
     from api.metrics.observer import MeteredRuntime
+    from api.pairing import Pairing
     from api.services import Services, loopback_hosts
     from daemon.index import build_embedding_desk, build_index
+    from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
 
@@ -235,6 +247,9 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
+
+    def pairing_ended(offer_id: str, how: str, client: str | None) -> None:
+        events.publish("pairing", {"id": offer_id, "state": how, "client": client})
 
     index = build_index(
         loaded,
@@ -253,6 +268,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             started_at=time.time(),
             index=index,
             events=events,
+            pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
             embedder=embeddings,
         )
@@ -280,11 +296,19 @@ def _stop_while_starting(_: int, __: object) -> None:
     raise SystemExit(0)
 
 
-def _open_listeners(serving: Serving) -> Listeners:
-    inherited = inherit_from_launchd() if serving.under_launchd else None
-    if inherited:
-        return inherited
-    return open_loopback(serving.loaded.config.server.port)
+@contextlib.contextmanager
+def _listening(serving: Serving) -> Iterator[Listeners]:
+    """The sockets, open for the length of the block."""
+    server = serving.loaded.config.server
+    unix_path = serving.loaded.paths.unix_socket(server.unix_socket)
+    with contextlib.ExitStack() as stack:
+        inherited = inherit_from_launchd() if serving.under_launchd else None
+        listeners = inherited or open_loopback(server.port)
+        stack.callback(listeners.close)
+        if unix_path is not None:
+            unix_socket = stack.enter_context(open_unix(unix_path))
+            listeners = replace(listeners, unix_socket=unix_socket)
+        yield listeners
 
 
 @contextlib.contextmanager

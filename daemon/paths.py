@@ -38,6 +38,16 @@ class Paths:
         return self.token_file if scope == "admin" else self.home / f"token.{scope}"
 
     @property
+    def clients(self) -> Path:
+        return self.home / "clients"
+
+    def unix_socket(self, setting: str) -> Path | None:
+        """Where `server.unix_socket` says; None for "off"."""
+        if setting == "off":
+            return None
+        return self.home / "run" / "pushkin.sock" if setting == "on" else Path(setting)
+
+    @property
     def lock_file(self) -> Path:
         return self.home / "daemon.lock"
 

@@ -26,15 +26,27 @@ _EPHEMERAL_ATTEMPTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Open sockets on one port; notes: what the user may want to know about them."""
+    """Open sockets on one port, and a Unix socket if that is wanted; notes: what the user may want to know."""
 
     sockets: list[socket.socket]
     port: int
     notes: tuple[str, ...] = ()
+    unix_socket: socket.socket | None = None
 
     def close(self) -> None:
+        """Close what listens on the port; the Unix socket belongs to who opened it."""
         for listener in self.sockets:
             listener.close()
+
+    @property
+    def all(self) -> list[socket.socket]:
+        """Every socket to serve on."""
+        return self.sockets if self.unix_socket is None else [*self.sockets, self.unix_socket]
+
+    @property
+    def unix_path(self) -> str | None:
+        """Where the Unix socket is."""
+        return None if self.unix_socket is None else str(self.unix_socket.getsockname())
 
     @property
     def addresses(self) -> list[str]:

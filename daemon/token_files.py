@@ -10,6 +10,7 @@ from api.scopes import SCOPES, TokenScope
 from api.tokens import KnownToken, token_digest
 from daemon.auth_token import read_token
 from daemon.errors import AuthError
+from daemon.paired_clients import PairedClients
 from daemon.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class TokenFiles:
         self._tokens: tuple[KnownToken, ...] = ()
 
     def current(self) -> Sequence[KnownToken]:
-        signature = tuple(_mark(self._paths.token_file_of(scope)) for scope in SCOPES)
+        files = (*(self._paths.token_file_of(scope) for scope in SCOPES), self._paths.clients)
+        signature = tuple(_mark(path) for path in files)
         if signature != self._signature:
             # The look comes first: what changes while the files are read is seen at the next request.
             self._signature, self._tokens = signature, tuple(self._read())
@@ -38,7 +40,15 @@ class TokenFiles:
 
     def _read(self) -> list[KnownToken]:
         found = (self._token_of(scope) for scope in SCOPES)
-        return [token for token in found if token is not None]
+        return [token for token in found if token is not None] + self._paired()
+
+    def _paired(self) -> list[KnownToken]:
+        try:
+            clients = PairedClients(self._paths.clients).list()
+            return [KnownToken("editor", client.digest) for client in clients]
+        except (AuthError, OSError):
+            log.warning("paired clients unusable")
+            return []
 
     def _token_of(self, scope: TokenScope) -> KnownToken | None:
         path = self._paths.token_file_of(scope)
@@ -46,14 +56,15 @@ class TokenFiles:
             return None
         try:
             return KnownToken(scope, token_digest(read_token(path).encode()))
-        except AuthError:
+        except (AuthError, OSError):
             # Closed, not open: a file that others can read or that is damaged is nobody's token.
             log.warning("token unusable", extra={"scope": scope})
             return None
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced, rewritten, or its mode set; None where there is none."""
+    """What changes when a file is replaced, rewritten or its mode set, or when a folder's files change;
+    None where there is none."""
     try:
         found = path.lstat()
     except OSError:

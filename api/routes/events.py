@@ -20,6 +20,14 @@ _CONTENT: dict[str, Any] = {
         "schema": {"type": "string"},
         "x-events": {
             "index": {"$ref": "#/components/schemas/IndexEventAnswer"},
+            "pairing": {
+                "type": "object",
+                "properties": {
+                    "id": {"type": "string"},
+                    "state": {"enum": ["paired", "refused", "ended"]},
+                    "client": {"type": ["string", "null"]},
+                },
+            },
             "dropped": {"type": "object", "properties": {"n": {"type": "integer"}}},
         },
     }

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
 
+from api.errors import ApiError
+from api.identity import prove
 from api.json_text import json_bytes
 from api.openapi import error_responses
 from api.services import ServicesDep
 from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 
 router = APIRouter(tags=["life"])
+
+Nonce = Annotated[str, Query(pattern=r"^[A-Za-z0-9_-]{16,128}$", description="Fresh and random.")]
+KeyId = Annotated[
+    str, Query(pattern=r"^[0-9a-f]{16}$", description="The name of the key of the client's token.")
+]
 
 
 class HealthError(TypedDict):
@@ -25,12 +32,14 @@ class HealthError(TypedDict):
 
 
 class HealthAnswer(TypedDict):
-    """`status` is `ok` exactly when the answer is 200; `error` is there when it is not."""
+    """`status` is `ok` exactly when the answer is 200; `error` is there when it is not. `proof`: only where a
+    nonce came, see `api/identity.py`; null when the daemon knows no token with that key."""
 
     status: Literal["ok", "loading", "draining", "failed"]
     state: RuntimeState
     reason: str
     error: NotRequired[HealthError]
+    proof: NotRequired[str | None]
 
 
 class EngineAnswer(TypedDict):
@@ -102,7 +111,7 @@ class StatusAnswer(TypedDict):
 _HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": HealthAnswer},
     503: {"model": HealthAnswer},
-    **error_responses(403, 421),
+    **error_responses(400, 403, 421),
 }
 
 
@@ -118,17 +127,31 @@ _HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     responses=_HEALTH_RESPONSES,
     response_class=Response,
 )
-async def health(services: ServicesDep) -> Response:
+async def health(
+    request: Request, services: ServicesDep, nonce: Nonce | None = None, key: KeyId | None = None
+) -> Response:
     found = services.runtime.health()
+    answer = _health_answer(found)
+    if nonce is not None and key is not None:
+        answer["proof"] = prove(key, nonce, _own_address(request), services.tokens.current())
+    elif nonce is not None or key is not None:
+        raise ApiError("invalid_request", "`nonce` and `key` go together")
     headers = {}
     if not found.ok and found.retry_after_s is not None:
         headers["Retry-After"] = str(found.retry_after_s)
     return Response(
-        json_bytes(_health_answer(found)),
+        json_bytes(answer),
         status_code=200 if found.ok else 503,
         headers=headers,
         media_type="application/json",
     )
+
+
+def _own_address(request: Request) -> str:
+    """The daemon's end of this connection, which no header can change; IPv6 in brackets."""
+    host, port = request.scope["server"]
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
 
 
 def _health_answer(found: Health) -> HealthAnswer:

@@ -22,6 +22,7 @@ from api.app import create_app
 from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
 from api.metrics.observer import MeteredRuntime
+from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
 from api.tokens import FixedTokens
@@ -159,6 +160,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         limits: ApiLimits | None = None,
         tokens: Mapping[str, TokenScope] | None = None,
         without_token: TokenScope | None = None,
+        pairing: Pairing | None = None,
         adapters: AdapterOptions | None = None,
         index: DocumentIndex | None = None,
         events: EventHub | None = None,
@@ -185,10 +187,11 @@ def running_daemons() -> Iterator[StartDaemon]:
             runtime=tapped,
             tokens=FixedTokens.of({TOKEN: "admin"} | dict(tokens or {})),
             without_token=without_token,
+            pairing=pairing,
             allowed_hosts=loopback_hosts(1799),
             version="0.1.0",
             started_at=time.time(),
-            limits=limits or ApiLimits(),
+            limits=limits or ApiLimits(wrong_token_pause_s=0),
             index=index,
             events=events or EventHub(),
             metrics=metrics,
