@@ -22,6 +22,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    usage,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -43,7 +44,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware, metrics=services.metrics),
+            Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
             Middleware(AdmissionMiddleware, limits=services.limits),
         ],
@@ -71,6 +72,7 @@ def create_app(services: Services) -> FastAPI:
         health,
         pairing,
         metrics,
+        usage,
     ):
         app.include_router(module.router)
     return app

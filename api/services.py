@@ -27,6 +27,8 @@ from pushkin_runtime.types import (
     RuntimeStatus,
     Task,
 )
+from usage.desk import UsageDesk
+from usage.errors import UsageClosed
 
 
 class GenerationHandle(Protocol):
@@ -122,7 +124,7 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
-    metrics: fed by the runtime's observer and by the edge.
+    metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -135,6 +137,7 @@ class Services:
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
+    usage: UsageDesk | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     lora: LoraChoice = field(default_factory=LoraChoice)
@@ -165,6 +168,14 @@ async def _index(request: Request) -> DocumentIndex:
     return index
 
 
+async def _usage(request: Request) -> UsageDesk:
+    usage = cast("Services", request.app.state.services).usage
+    if usage is None:
+        raise UsageClosed("This daemon keeps no usage statistics.")
+    return usage
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
+UsageDep = Annotated[UsageDesk, Depends(_usage)]

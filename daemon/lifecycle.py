@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
+    from usage.desk import UsageDesk
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ def _run(
         settle_memory()
         watchdog.start()
         publish_endpoint(paths, endpoint)
+        edge.usage.start()
         edge.index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
@@ -210,6 +212,7 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
@@ -223,6 +226,7 @@ class Edge:
     index: DocumentIndex
     events: EventHub
     embeddings: EmbeddingDesk
+    usage: UsageDesk
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
@@ -231,16 +235,18 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.metrics.instruments import Metrics
-    from api.metrics.observer import MeteredRuntime
+    from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
+    from usage.desk import UsageDesk
 
     events, metrics = EventHub(), Metrics()
-    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+    usage = UsageDesk(loaded.paths.usage_file)
+    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
@@ -270,10 +276,11 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             events=events,
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
+            usage=usage,
             embedder=embeddings,
         )
     )
-    return Edge(app, index, events, embeddings)
+    return Edge(app, index, events, embeddings, usage)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
