@@ -74,8 +74,9 @@ async def test_properties_name_the_model_the_slots_and_the_defaults(daemon):
 
 async def test_slots_tell_how_many_are_busy_and_nothing_of_the_text(start_daemon, open_call):
     daemon = start_daemon((CANARY,), gated=True, endless=True)
+    body = {"prompt": [CANARY] * 4, "n_predict": 24, "stream": True}  # long ones get three places
     async with (
-        open_call(daemon, "/completion", {"prompt": [CANARY] * 4, "stream": True}) as call,
+        open_call(daemon, "/completion", body) as call,
         daemon.client() as client,
     ):
         await daemon.runtime.submitted(4)
