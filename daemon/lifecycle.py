@@ -29,7 +29,7 @@ from daemon.instance import (
 )
 from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, adapter_roots, find_model, prepare
+from daemon.paths import Paths, adapter_roots, bundled_models, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
 from daemon.unix_socket import open_unix
@@ -159,6 +159,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
     }
     return RuntimeOptions(
         model_dir=model_dir,
+        model_roots=(loaded.paths.models, bundled_models()),
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
         context_length=runtime.context_length,
