@@ -10,7 +10,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
-from api.metrics.instruments import Metrics
+from api.metrics.instruments import HttpRequest, Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
@@ -92,6 +92,13 @@ class LoraChoice:
     chosen: tuple[AdapterRef, ...] | None = None
 
 
+class RequestTrace(Protocol):
+    """Whoever draws requests as spans."""
+
+    def http_ended(self, request: HttpRequest) -> None:
+        """A request ended just now; on the event loop, must not block."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
     """Bounds of the transport; bounds of single fields are in `schemas.py`, where OpenAPI shows them.
@@ -125,6 +132,7 @@ class Services:
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
     metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
+    trace: told of requests while one is taken.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -138,6 +146,7 @@ class Services:
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
     usage: UsageDesk | None = None
+    trace: RequestTrace | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     lora: LoraChoice = field(default_factory=LoraChoice)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
@@ -89,12 +90,16 @@ def build_runtime(loaded: Loaded) -> Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
+    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever.
+
+    trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
+    """
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
     build: Callable[[Loaded], Runtime] = build_runtime
+    trace_file: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -182,8 +187,11 @@ def _run(
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
+    trace = _start_trace(serving)
+    if trace is not None:
+        runtime.observe(trace)  # the loading of the default adapters too
     runtime.start()  # loads on its own thread while the web framework is imported here
-    edge = build_edge(serving.loaded, runtime, listeners.port)
+    edge = build_edge(serving.loaded, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -215,6 +223,8 @@ def _run(
     edge.embeddings.close()
     edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
+    if trace is not None:
+        trace.write()
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 
@@ -230,7 +240,7 @@ class Edge:
     usage: UsageDesk
 
 
-def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
     """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
@@ -247,10 +257,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
 
     events, metrics = EventHub(), Metrics()
     usage = UsageDesk(loaded.paths.usage_file)
-    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
+    runtime.observe(GenerationEnds(metrics, usage, beyond=trace or Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
+        if trace is not None:
+            trace.index_heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
@@ -278,6 +290,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
             usage=usage,
+            trace=trace,
             embedder=embeddings,
         )
     )
@@ -298,6 +311,17 @@ def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
         return
     if personas is not None:
         runtime.use_personas(personas)
+
+
+def _start_trace(serving: Serving) -> Trace | None:
+    from daemon.trace import Trace
+
+    if serving.trace_file is None:
+        return None
+    ids = LogIds(ensure_log_key(serving.loaded.paths.log_key_file))
+    trace = Trace(serving.trace_file, ids)
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: trace.write_aside())
+    return trace
 
 
 def _stop_while_starting(_: int, __: object) -> None:
