@@ -88,7 +88,7 @@ def main() -> int:
                 status = _greet(daemon, trial)
                 if number < arguments.kills:
                     _live_and_die(daemon, trial, moment)
-            trial.wrong += [f"kill {number}: {what}" for what in _damage(home)]
+            trial.wrong += [f"kill {number}: {what}" for what in damage(home)]
             if moment.random() < EARLY_SHARE:
                 _die_early(home, flags, trial, moment)
             trial.wrong[n_before:] = [f"life {number}: {what}" for what in trial.wrong[n_before:]]
@@ -143,7 +143,7 @@ def _die_early(home: Path, flags: Flags, trial: Trial, moment: random.Random) ->
     process.kill()
     process.communicate()
     trial.n_early += 1
-    trial.wrong += [f"killed in its start: {what}" for what in _damage(home)]
+    trial.wrong += [f"killed in its start: {what}" for what in damage(home)]
 
 
 def _keep_documents(target: Target, said: Said, seed: int, stopping: threading.Event) -> None:
@@ -196,7 +196,7 @@ def _greet(daemon: Daemon, trial: Trial) -> dict[str, object]:
     trial.wrong += _wrong_files(daemon)
     if documents.status == 200:
         found = {item["id"]: int(item["revision"]) for item in documents.data["documents"]}
-        trial.wrong += _judge(trial.said, found)
+        trial.wrong += judge(trial.said, found)
     return status
 
 
@@ -217,7 +217,8 @@ def _wrong_files(daemon: Daemon) -> Iterator[str]:
         yield f"left behind: {left}"
 
 
-def _judge(said: Said, found: dict[str, int]) -> Iterator[str]:
+def judge(said: Said, found: dict[str, int]) -> Iterator[str]:
+    """Compare the revisions a daemon has with what was said; what it has is what the next one begins with."""
     for document in {*said.acknowledged, *said.tried, *found}:
         revision = found.get(document, DELETED)
         if revision not in said.allowed(document):
@@ -226,8 +227,8 @@ def _judge(said: Said, found: dict[str, int]) -> Iterator[str]:
             said.settle(document, revision)
 
 
-def _damage(home: Path) -> Iterator[str]:
-    """What SQLite finds wrong with the index, in a copy: the next daemon has to recover by itself."""
+def damage(home: Path) -> Iterator[str]:
+    """Tell what SQLite finds wrong with the index, in a copy: the next daemon has to recover by itself."""
     folder = home / "index.noindex"
     if not (folder / "index.sqlite3").exists():
         return
@@ -236,12 +237,19 @@ def _damage(home: Path) -> Iterator[str]:
             shutil.copy(path, copies)
         with contextlib.closing(sqlite3.connect(Path(copies) / "index.sqlite3")) as database:
             for check in ("integrity_check", "foreign_key_check"):
-                rows = database.execute(f"PRAGMA {check}").fetchall()
-                if rows not in ([("ok",)], []):
-                    yield f"{check}: {rows[:3]}"
+                found = _pragma(database, check)
+                if found not in ([("ok",)], []):
+                    yield f"{check}: {found[:3]}"
     moved_aside = [path.name for path in folder.glob("damaged*")]
     if moved_aside:
         yield f"moved aside: {moved_aside}"
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> list[object]:
+    try:
+        return database.execute(f"PRAGMA {name}").fetchall()
+    except sqlite3.DatabaseError as error:
+        return [error]
 
 
 def _report(trial: Trial, n_kills: int, status: dict[str, object], seconds: float) -> Report:
