@@ -21,6 +21,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    usage,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -42,7 +43,7 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware, metrics=services.metrics),
+            Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
             Middleware(AdmissionMiddleware, limits=services.limits),
         ],
@@ -66,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
         health,
         pairing,
         metrics,
+        usage,
     ):
         app.include_router(module.router)
     return app

@@ -11,8 +11,8 @@ from typing import cast
 
 from starlette.types import Message, Scope
 
-from api.metrics.instruments import HttpRequest, Metrics, bounded_method
-from api.services import GenerationHandle, GenerationRuntime
+from api.metrics.instruments import HttpRequest, bounded_method
+from api.services import GenerationHandle, GenerationRuntime, Services
 from pushkin_runtime.types import (
     Done,
     Event,
@@ -89,14 +89,23 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def request_ended(
-    scope: Scope, record: RequestRecord, request_id: str, duration_s: float, metrics: Metrics
+    scope: Scope, record: RequestRecord, request_id: str, duration_s: float, services: Services
 ) -> None:
     """Log one event and count the request."""
     method: str = scope.get("method", "WEBSOCKET")
     route = getattr(scope.get("route"), "path", None)
-    metrics.http_ended(
-        HttpRequest(method=method, route=route, status=record.status, duration_s=duration_s)
+    ended = HttpRequest(
+        request_id=request_id,
+        method=method,
+        route=route,
+        status=record.status,
+        duration_s=duration_s,
     )
+    services.metrics.http_ended(ended)
+    if services.trace is not None:
+        services.trace.http_ended(ended)
+    if services.usage is not None and route and method != "GET" and record.status < 400:
+        services.usage.count(f"{method} {route}")
     # Watchers ask for /health and /v1/status every second.
     is_look = method == "GET" and record.status == 200
     log.log(
