@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
+from api.llama_dialect import completion, lora_adapters, server, tokens
 from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
@@ -64,6 +65,10 @@ def create_app(services: Services) -> FastAPI:
         models,
         completions,
         embeddings,
+        completion,
+        tokens,
+        lora_adapters,
+        server,
         events,
         health,
         pairing,
