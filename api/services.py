@@ -19,11 +19,13 @@ from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
+    AdapterRef,
     AdapterStatus,
     EventSink,
     GenerationRequest,
     Health,
     RuntimeStatus,
+    Task,
 )
 from usage.desk import UsageDesk
 from usage.errors import UsageClosed
@@ -54,6 +56,9 @@ class GenerationRuntime(Protocol):
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter. Raises NotReady or Draining."""
 
+    def default_adapters(self, task: Task) -> tuple[AdapterRef, ...]:
+        """What a request that names none gets. Raises NotReady, Draining or AdapterError."""
+
     def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
         """Bring an adapter into memory. Raises AdapterError or RuntimeFault, now or from the future."""
 
@@ -75,6 +80,16 @@ class TextEmbedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Future[Embedded]:
         """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
+
+
+@dataclass(slots=True)
+class LoraChoice:
+    """What the last `POST /lora-adapters` chose for requests without `lora`, until the daemon ends.
+
+    None leaves it to the daemon, () is the bare base model. Read and written on the event loop.
+    """
+
+    chosen: tuple[AdapterRef, ...] | None = None
 
 
 class RequestTrace(Protocol):
@@ -134,6 +149,7 @@ class Services:
     trace: RequestTrace | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
+    lora: LoraChoice = field(default_factory=LoraChoice)
     pairing: Pairing | None = None
 
     def __post_init__(self) -> None:
