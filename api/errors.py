@@ -37,7 +37,6 @@ STATUSES: dict[str, int] = {
     "invalid_type": 400,
     "invalid_value": 400,
     "text_empty": 400,
-    "context_length_exceeded": 400,
     "invalid_request": 400,
     "context_length_exceeded": 400,
     "choice_unknown": 400,
