@@ -12,6 +12,7 @@ from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
+    dictation,
     documents,
     events,
     health,
@@ -20,6 +21,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    transcriptions,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -60,6 +62,8 @@ def create_app(services: Services) -> FastAPI:
         persona,
         models,
         embeddings,
+        dictation,
+        transcriptions,
         events,
         health,
         pairing,

@@ -14,6 +14,8 @@ from api.metrics.instruments import Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
+from audio.dictation import Dictation
+from audio.errors import SpeechUnavailable
 from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
@@ -81,6 +83,7 @@ class ApiLimits:
 
     max_body_bytes: a JSON body, counted also while a chunked one arrives.
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
+    max_audio_bytes: the same for a recording; OpenAI's limit of 25 MB, and the form around it.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
     wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
@@ -88,6 +91,7 @@ class ApiLimits:
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
+    max_audio_bytes: int = 26 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
     wrong_token_pause_s: float = 1.0
@@ -103,6 +107,7 @@ class Services:
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
     metrics: fed by the runtime's observer and by the edge.
+    dictation: sessions and the microphone; None where there are none.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -118,6 +123,13 @@ class Services:
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     pairing: Pairing | None = None
+    dictation: Dictation | None = None
+
+    def require_dictation(self) -> Dictation:
+        """Dictation. Raises SpeechUnavailable where there is none to speak of."""
+        if self.dictation is None:
+            raise SpeechUnavailable("This daemon runs without dictation.")
+        return self.dictation
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:
@@ -144,6 +156,11 @@ async def _index(request: Request) -> DocumentIndex:
     return index
 
 
+async def _dictation(request: Request) -> Dictation:
+    return cast("Services", request.app.state.services).require_dictation()
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
+DictationDep = Annotated[Dictation, Depends(_dictation)]
