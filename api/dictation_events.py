@@ -87,7 +87,8 @@ def dictation_event(session: int, event: DictationEvent, request_id: str) -> Dic
     if isinstance(event, Failed):
         rest: Any = as_api_error(event.error).body(request_id)
     else:
-        rest = _REST.get(type(event), _nothing)(event)
+        tell = _REST.get(type(event))
+        rest = tell(event) if tell else {}
     answer: Any = {"type": _TYPES[type(event)], "session": session, **_where(event), **rest}
     made: DictationEventAnswer = answer
     return made
@@ -127,10 +128,6 @@ def _command(event: CommandHeard) -> dict[str, Any]:
         "needs_confirmation": event.needs_confirmation,
         "edit": edit,
     }
-
-
-def _nothing(_: DictationEvent) -> dict[str, Any]:
-    return {}
 
 
 def _ended(event: Ended) -> dict[str, Any]:

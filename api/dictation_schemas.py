@@ -12,7 +12,7 @@ from audio.segmenter import SegmenterOptions
 from audio.session import SessionOptions
 from audio.streaming import Mode, StreamingOptions
 
-Language = Annotated[str, Field(pattern=r"\A[a-z]{2,3}\Z")]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 _COMMAND_PAUSE_S = 0.3
 
 

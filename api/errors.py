@@ -23,6 +23,7 @@ from api.json_text import json_bytes
 from audio import errors as audio
 from indexer import errors as indexer
 from pushkin_runtime import errors as runtime
+from usage import errors as usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ STATUSES: dict[str, int] = {
     "invalid_value": 400,
     "text_empty": 400,
     "invalid_request": 400,
+    "choice_unknown": 400,
     "adapter_error": 400,
     "audio_error": 400,
     "audio_format_unsupported": 400,
@@ -49,6 +51,7 @@ STATUSES: dict[str, int] = {
     "scope_insufficient": 403,
     "pairing_refused": 403,
     "consent_required": 403,
+    "text_consent_early": 403,
     "unknown_path": 404,
     "adapter_not_found": 404,
     "model_not_found": 404,
@@ -91,6 +94,8 @@ STATUSES: dict[str, int] = {
     "index_damaged": 500,
     "embedding_failed": 500,
     "audio_capture_failed": 500,
+    "usage_error": 500,
+    "usage_fault": 500,
     "capability_missing": 501,
     "speech_unavailable": 501,
     "not_ready": 503,
@@ -103,6 +108,7 @@ STATUSES: dict[str, int] = {
     "dictation_busy": 503,
     "dictation_closed": 503,
     "dictation_stalled": 503,
+    "usage_closed": 503,
 }
 
 CODES: dict[type[Exception], str] = {
@@ -155,6 +161,11 @@ CODES: dict[type[Exception], str] = {
     audio.SpeechUnavailable: "speech_unavailable",
     audio.DictationBusy: "dictation_busy",
     audio.DictationClosed: "dictation_closed",
+    usage.UsageError: "usage_error",
+    usage.TextConsentEarly: "text_consent_early",
+    usage.ChoiceUnknown: "choice_unknown",
+    usage.UsageClosed: "usage_closed",
+    usage.UsageFault: "usage_fault",
     ClientDisconnect: "client_closed",
 }
 

@@ -27,6 +27,8 @@ from pushkin_runtime.types import (
     Health,
     RuntimeStatus,
 )
+from usage.desk import UsageDesk
+from usage.errors import UsageClosed
 
 
 class GenerationHandle(Protocol):
@@ -86,6 +88,8 @@ class ApiLimits:
     max_audio_bytes: the same for a recording; OpenAI's limit of 25 MB, and the form around it.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
+    send_timeout_s: a client that reads nothing of its answer for so long is left.
     wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
@@ -94,6 +98,9 @@ class ApiLimits:
     max_audio_bytes: int = 26 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    max_open_requests: int = 256
+    max_open_body_bytes: int = 256 * 1024 * 1024
+    send_timeout_s: float = 60.0
     wrong_token_pause_s: float = 1.0
 
 
@@ -106,8 +113,8 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
-    metrics: fed by the runtime's observer and by the edge.
     dictation: sessions and the microphone; None where there are none.
+    metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -120,6 +127,7 @@ class Services:
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
+    usage: UsageDesk | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     pairing: Pairing | None = None
@@ -160,7 +168,15 @@ async def _dictation(request: Request) -> Dictation:
     return cast("Services", request.app.state.services).require_dictation()
 
 
+async def _usage(request: Request) -> UsageDesk:
+    usage = cast("Services", request.app.state.services).usage
+    if usage is None:
+        raise UsageClosed("This daemon keeps no usage statistics.")
+    return usage
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
 DictationDep = Annotated[Dictation, Depends(_dictation)]
+UsageDep = Annotated[UsageDesk, Depends(_usage)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,7 +103,7 @@ class DictationSession:
         self._rest: Samples = np.zeros(0, np.float32)
         self._meter = _Meter(form.rate)
         self._n_lost = 0
-        self._room: tuple[int, Callable[[], None]] | None = None
+        self._room: tuple[int, Callable[[], object]] | None = None
         self._threads = [
             threading.Thread(target=self._hear, name="dictation-hearing", daemon=True),
             threading.Thread(target=self._recognize, name="dictation-recognizing", daemon=True),
@@ -118,7 +119,7 @@ class DictationSession:
         pcm = self._reader.read(chunk)
         return len(pcm) - self.ring.write(pcm)
 
-    def when_room(self, n_samples: int, tell: Callable[[], None]) -> None:
+    def when_room(self, n_samples: int, tell: Callable[[], object]) -> None:
         """Have `tell` called, once or more and on any thread, when so many samples fit or none ever will."""
         self._room = (n_samples, tell)
         self._tell_room()

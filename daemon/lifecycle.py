@@ -40,14 +40,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from audio.dictation import Dictation
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
+    from usage.desk import UsageDesk
 
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
+_N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
+_DICTATION_CLOSE_S = 1.0
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -134,9 +138,13 @@ def refuse_under_launchd(paths: Paths, error: Exception) -> None:
 
 
 def harden_process() -> None:
-    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    """Private files from the first byte, enough of them, and no core dumps: they would hold the user's text."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _N_FILES:
+        n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
 
 
 def runtime_options(loaded: Loaded) -> RuntimeOptions:
@@ -186,6 +194,7 @@ def _run(
         settle_memory()
         watchdog.start()
         publish_endpoint(paths, endpoint)
+        edge.usage.start()
         edge.index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
@@ -205,6 +214,8 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.dictation.close(_DICTATION_CLOSE_S)
+    edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
@@ -218,6 +229,8 @@ class Edge:
     index: DocumentIndex
     events: EventHub
     embeddings: EmbeddingDesk
+    usage: UsageDesk
+    dictation: Dictation
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
@@ -226,16 +239,19 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.metrics.instruments import Metrics
-    from api.metrics.observer import MeteredRuntime
+    from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
+    from daemon.dictation import build_dictation
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
+    from usage.desk import UsageDesk
 
     events, metrics = EventHub(), Metrics()
-    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+    usage = UsageDesk(loaded.paths.usage_file)
+    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
@@ -252,6 +268,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
         sink=heard,
     )
     embeddings = build_embedding_desk(loaded)
+    dictation = build_dictation(loaded, events, runtime)
     app = create_app(
         Services(
             runtime=runtime,
@@ -265,10 +282,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             events=events,
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
+            usage=usage,
             embedder=embeddings,
+            dictation=dictation,
         )
     )
-    return Edge(app, index, events, embeddings)
+    return Edge(app, index, events, embeddings, usage, dictation)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:

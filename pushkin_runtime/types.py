@@ -121,6 +121,7 @@ class GenerationRequest:
     max_tokens: None means the task's own default (`prompt.default_max_tokens`), 0 only fills the KV cache.
     adapters: None means the task's default set, () the bare base model.
     deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
+    client: for whom it is done; clients take turns.
 
     For the dialects of other servers (task continue):
     prompt_tokens: the prompt, verbatim, instead of `text`; it gets no persona. raw: `text` is laid out without
@@ -150,6 +151,7 @@ class GenerationRequest:
     control: Control = field(default_factory=Control)
     quality: Quality = "fast"
     deadline_ms: int | None = None
+    client: str = ""
     prompt_tokens: tuple[int, ...] | None = None
     raw: bool = False
     cut_prompt: bool = True
