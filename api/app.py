@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
+from api.llama_dialect import completion, lora_adapters, server, tokens
 from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
@@ -67,6 +68,10 @@ def create_app(services: Services) -> FastAPI:
         embeddings,
         dictation,
         transcriptions,
+        completion,
+        tokens,
+        lora_adapters,
+        server,
         events,
         health,
         pairing,

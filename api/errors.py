@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -39,6 +39,7 @@ STATUSES: dict[str, int] = {
     "invalid_value": 400,
     "text_empty": 400,
     "invalid_request": 400,
+    "context_length_exceeded": 400,
     "choice_unknown": 400,
     "adapter_error": 400,
     "audio_error": 400,
@@ -120,6 +121,7 @@ CODES: dict[type[Exception], str] = {
     runtime.EngineUnavailable: "engine_unavailable",
     runtime.EngineFailed: "engine_failed",
     runtime.InvalidRequest: "invalid_request",
+    runtime.ContextExceeded: "context_length_exceeded",
     runtime.CapabilityMissing: "capability_missing",
     runtime.NotReady: "not_ready",
     runtime.QueueFull: "queue_full",
@@ -169,6 +171,15 @@ CODES: dict[type[Exception], str] = {
     ClientDisconnect: "client_closed",
 }
 
+LLAMA_PATHS = frozenset(
+    (
+        *("/completion", "/completions", "/infill"),
+        *("/tokenize", "/detokenize", "/apply-template"),
+        *("/embedding", "/embeddings"),
+        *("/lora-adapters", "/props", "/slots"),
+    )
+)
+
 # launchd starts the next daemon within about this long.
 DRAINING_RETRY_AFTER_S = 2
 
@@ -192,6 +203,28 @@ class ErrorBody(TypedDict):
     error: ErrorDetail
 
 
+class LlamaErrorDetail(TypedDict):
+    """As llama-server writes it, `code` being the status; `reason` is our code, see `ErrorDetail`."""
+
+    code: int
+    message: str
+    type: str
+    n_prompt_tokens: NotRequired[int]
+    n_ctx: NotRequired[int]
+    reason: str
+    param: str | None
+    request_id: str
+
+
+class LlamaErrorBody(TypedDict):
+    """The same on the paths of llama-server's dialect."""
+
+    error: LlamaErrorDetail
+
+
+AnyErrorBody = ErrorBody | LlamaErrorBody
+
+
 class ApiError(HTTPException):
     """A refusal with a code of `STATUSES`; an HTTPException so that FastAPI lets it through unchanged."""
 
@@ -202,10 +235,13 @@ class ApiError(HTTPException):
         *,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        exceeded: runtime.ContextExceeded | None = None,
     ) -> None:
+        """exceeded: the numbers behind `context_length_exceeded`."""
         super().__init__(STATUSES[code], detail=message, headers=headers)
         self.code = code
         self.param = param
+        self._exceeded = exceeded
 
     def body(self, request_id: str) -> ErrorBody:
         """The error as the client reads it, in an answer or in an SSE event."""
@@ -219,14 +255,38 @@ class ApiError(HTTPException):
             }
         }
 
-    def response(self, request_id: str) -> Response:
-        """The whole answer."""
+    def llama_body(self, request_id: str) -> LlamaErrorBody:
+        """The same for clients of llama-server."""
+        detail: LlamaErrorDetail = {
+            "code": self.status_code,
+            "message": self.detail,
+            "type": _llama_type_of(self.status_code),
+            "reason": self.code,
+            "param": self.param,
+            "request_id": request_id,
+        }
+        if self._exceeded is not None:
+            detail["type"] = "exceed_context_size_error"
+            detail["n_prompt_tokens"] = self._exceeded.n_prompt_tokens
+            detail["n_ctx"] = self._exceeded.n_context
+        return {"error": detail}
+
+    def response(self, request_id: str, path: str) -> Response:
+        """The whole answer, as the clients of `path` read it."""
+        body: AnyErrorBody = (
+            self.llama_body(request_id) if speaks_llama(path) else self.body(request_id)
+        )
         return Response(
-            json_bytes(self.body(request_id)),
+            json_bytes(body),
             status_code=self.status_code,
             headers=self.headers,
             media_type="application/json",
         )
+
+
+def speaks_llama(path: str) -> bool:
+    """Whether a path belongs to llama-server's dialect, whose errors have a shape of their own."""
+    return path in LLAMA_PATHS or path.startswith("/slots/")
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -240,14 +300,18 @@ def as_api_error(error: Exception) -> ApiError:
         return _internal_error()
     message = str(error) or code.replace("_", " ")
     return ApiError(
-        code, message, param=getattr(error, "param", None), headers=_retry_headers(error, code)
+        code,
+        message,
+        param=getattr(error, "param", None),
+        headers=_retry_headers(error, code),
+        exceeded=error if isinstance(error, runtime.ContextExceeded) else None,
     )
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """The exception handler for every class the application knows."""
     log_failure(error, request.state.request_id)
-    return as_api_error(error).response(request.state.request_id)
+    return as_api_error(error).response(request.state.request_id, request.url.path)
 
 
 def log_failure(error: Exception, request_id: str) -> None:
@@ -280,6 +344,11 @@ def _type_of(status: int) -> str:
     return {401: "authentication_error", 403: "permission_error"}.get(
         status, "invalid_request_error"
     )
+
+
+def _llama_type_of(status: int) -> str:
+    types = {404: "not_found_error", 501: "not_supported_error", 503: "unavailable_error"}
+    return types.get(status) or _type_of(status)
 
 
 def _from_framework(error: HTTPException) -> ApiError:

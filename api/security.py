@@ -173,7 +173,7 @@ async def _refuse(refusal: ApiError, scope: Scope, receive: Receive, send: Send)
         "extensions", {}
     ):
         return await send({"type": "websocket.close", "code": 1008})
-    answer = refusal.response(scope["state"]["request_id"])
+    answer = refusal.response(scope["state"]["request_id"], scope["path"])
     return await answer(scope, receive, send)
 
 

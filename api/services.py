@@ -10,7 +10,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
-from api.metrics.instruments import Metrics
+from api.metrics.instruments import HttpRequest, Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
@@ -21,11 +21,13 @@ from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
+    AdapterRef,
     AdapterStatus,
     EventSink,
     GenerationRequest,
     Health,
     RuntimeStatus,
+    Task,
 )
 from usage.desk import UsageDesk
 from usage.errors import UsageClosed
@@ -56,6 +58,9 @@ class GenerationRuntime(Protocol):
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter. Raises NotReady or Draining."""
 
+    def default_adapters(self, task: Task) -> tuple[AdapterRef, ...]:
+        """What a request that names none gets. Raises NotReady, Draining or AdapterError."""
+
     def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
         """Bring an adapter into memory. Raises AdapterError or RuntimeFault, now or from the future."""
 
@@ -77,6 +82,23 @@ class TextEmbedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Future[Embedded]:
         """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
+
+
+@dataclass(slots=True)
+class LoraChoice:
+    """What the last `POST /lora-adapters` chose for requests without `lora`, until the daemon ends.
+
+    None leaves it to the daemon, () is the bare base model. Read and written on the event loop.
+    """
+
+    chosen: tuple[AdapterRef, ...] | None = None
+
+
+class RequestTrace(Protocol):
+    """Whoever draws requests as spans."""
+
+    def http_ended(self, request: HttpRequest) -> None:
+        """A request ended just now; on the event loop, must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +137,7 @@ class Services:
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
     dictation: sessions and the microphone; None where there are none.
     metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
+    trace: told of requests while one is taken.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -128,8 +151,10 @@ class Services:
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
     usage: UsageDesk | None = None
+    trace: RequestTrace | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
+    lora: LoraChoice = field(default_factory=LoraChoice)
     pairing: Pairing | None = None
     dictation: Dictation | None = None
 

@@ -33,9 +33,9 @@ def build_dictation(loaded: Loaded, events: EventHub, runtime: Runtime) -> Dicta
 
 
 def build_recognizer(runtime: Runtime) -> Recognizer:
-    """Return the runtime's own recogniser, its speech model loaded. Raises SpeechUnavailable or a RuntimeFault."""
-    from audio.errors import SpeechUnavailable
+    """Return the runtime's own recogniser, its speech model loaded. Raises a RuntimeFault."""
+    from audio.runtime_recognizer import RuntimeRecognizer
 
-    raise SpeechUnavailable(
-        f"the engine {runtime.status().engine} has no speech model: install one for the loaded model"
-    )
+    recognizer = RuntimeRecognizer(runtime)
+    recognizer.prepare()
+    return recognizer

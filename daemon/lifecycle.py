@@ -29,7 +29,7 @@ from daemon.instance import (
 )
 from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, adapter_roots, find_model, prepare
+from daemon.paths import Paths, adapter_roots, bundled_models, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
 from daemon.unix_socket import open_unix
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from api.event_hub import EventHub
     from audio.dictation import Dictation
+    from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
@@ -91,12 +92,16 @@ def build_runtime(loaded: Loaded) -> Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
+    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever.
+
+    trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
+    """
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
     build: Callable[[Loaded], Runtime] = build_runtime
+    trace_file: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -161,6 +166,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
     }
     return RuntimeOptions(
         model_dir=model_dir,
+        model_roots=(loaded.paths.models, bundled_models()),
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
         context_length=runtime.context_length,
@@ -183,8 +189,11 @@ def _run(
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
+    trace = _start_trace(serving)
+    if trace is not None:
+        runtime.observe(trace)  # the loading of the default adapters too
     runtime.start()  # loads on its own thread while the web framework is imported here
-    edge = build_edge(serving.loaded, runtime, listeners.port)
+    edge = build_edge(serving.loaded, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -217,6 +226,8 @@ def _run(
     edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
+    if trace is not None:
+        trace.write()
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 
@@ -233,7 +244,7 @@ class Edge:
     dictation: Dictation
 
 
-def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
     """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
@@ -251,10 +262,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
 
     events, metrics = EventHub(), Metrics()
     usage = UsageDesk(loaded.paths.usage_file)
-    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
+    runtime.observe(GenerationEnds(metrics, usage, beyond=trace or Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
+        if trace is not None:
+            trace.index_heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
@@ -283,6 +296,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
             usage=usage,
+            trace=trace,
             embedder=embeddings,
             dictation=dictation,
         )
@@ -304,6 +318,17 @@ def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
         return
     if personas is not None:
         runtime.use_personas(personas)
+
+
+def _start_trace(serving: Serving) -> Trace | None:
+    from daemon.trace import Trace
+
+    if serving.trace_file is None:
+        return None
+    ids = LogIds(ensure_log_key(serving.loaded.paths.log_key_file))
+    trace = Trace(serving.trace_file, ids)
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: trace.write_aside())
+    return trace
 
 
 def _stop_while_starting(_: int, __: object) -> None:

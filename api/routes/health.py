@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
@@ -23,13 +23,22 @@ KeyId = Annotated[
 ]
 
 
+class HealthError(TypedDict):
+    """What clients of llama-server look for in a 503."""
+
+    code: Literal[503]
+    message: str
+    type: Literal["unavailable_error"]
+
+
 class HealthAnswer(TypedDict):
-    """`status` is `ok` exactly when the answer is 200. `proof`: only where a nonce came, see `api/identity.py`;
-    null when the daemon knows no token with that key."""
+    """`status` is `ok` exactly when the answer is 200; `error` is there when it is not. `proof`: only where a
+    nonce came, see `api/identity.py`; null when the daemon knows no token with that key."""
 
     status: Literal["ok", "loading", "draining", "failed"]
     state: RuntimeState
     reason: str
+    error: NotRequired[HealthError]
     proof: NotRequired[str | None]
 
 
@@ -99,14 +108,23 @@ class StatusAnswer(TypedDict):
     last_token_age_s: float | None
 
 
+_HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": HealthAnswer},
+    503: {"model": HealthAnswer},
+    **error_responses(400, 403, 421),
+}
+
+
 @router.get(
     "/health",
     summary="Whether text can be generated now",
-    responses={
-        200: {"model": HealthAnswer},
-        503: {"model": HealthAnswer},
-        **error_responses(400, 403, 421),
-    },
+    responses=_HEALTH_RESPONSES,
+    response_class=Response,
+)
+@router.get(
+    "/v1/health",
+    summary="The same as /health",
+    responses=_HEALTH_RESPONSES,
     response_class=Response,
 )
 async def health(
@@ -139,13 +157,19 @@ def _own_address(request: Request) -> str:
 def _health_answer(found: Health) -> HealthAnswer:
     if found.ok:
         return {"status": "ok", "state": found.state, "reason": found.reason}
+    reason = found.reason
     if found.state == "failed":
         # Why it failed may name the user's folders, and this route has no token.
         reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
-        return {"status": "failed", "state": found.state, "reason": reason}
     status: Literal["loading", "draining", "failed"]
     status = "failed" if found.state == "ready" else found.state
-    return {"status": status, "state": found.state, "reason": found.reason}
+    message = "Loading model" if status == "loading" else reason
+    return {
+        "status": status,
+        "state": found.state,
+        "reason": reason,
+        "error": {"code": 503, "message": message, "type": "unavailable_error"},
+    }
 
 
 @router.get(
