@@ -14,6 +14,7 @@ from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
+    dictation,
     documents,
     events,
     health,
@@ -22,6 +23,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    transcriptions,
     usage,
     writing,
 )
@@ -65,6 +67,8 @@ def create_app(services: Services) -> FastAPI:
         models,
         completions,
         embeddings,
+        dictation,
+        transcriptions,
         completion,
         tokens,
         lora_adapters,
