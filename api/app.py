@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.openai_dialect import embeddings, models
 from api.request_scope import RequestScopeMiddleware
@@ -20,6 +21,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    usage,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -41,8 +43,9 @@ def create_app(services: Services) -> FastAPI:
             "auto_configure": False,
         },
         middleware=[
-            Middleware(RequestScopeMiddleware, metrics=services.metrics),
+            Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
+            Middleware(AdmissionMiddleware, limits=services.limits),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),
@@ -64,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
         health,
         pairing,
         metrics,
+        usage,
     ):
         app.include_router(module.router)
     return app

@@ -22,6 +22,7 @@ from adapters import errors as adapters
 from api.json_text import json_bytes
 from indexer import errors as indexer
 from pushkin_runtime import errors as runtime
+from usage import errors as usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,7 @@ STATUSES: dict[str, int] = {
     "invalid_value": 400,
     "text_empty": 400,
     "invalid_request": 400,
+    "choice_unknown": 400,
     "adapter_error": 400,
     "body_timeout": 400,  # not 408: the official OpenAI client would send the same body again
     "unauthorized": 401,
@@ -46,6 +48,7 @@ STATUSES: dict[str, int] = {
     "scope_insufficient": 403,
     "pairing_refused": 403,
     "consent_required": 403,
+    "text_consent_early": 403,
     "unknown_path": 404,
     "adapter_not_found": 404,
     "model_not_found": 404,
@@ -81,6 +84,8 @@ STATUSES: dict[str, int] = {
     "index_fault": 500,
     "index_damaged": 500,
     "embedding_failed": 500,
+    "usage_error": 500,
+    "usage_fault": 500,
     "capability_missing": 501,
     "not_ready": 503,
     "queue_full": 503,
@@ -89,6 +94,7 @@ STATUSES: dict[str, int] = {
     "embedding_queue_full": 503,
     "index_locked": 503,
     "index_closed": 503,
+    "usage_closed": 503,
 }
 
 CODES: dict[type[Exception], str] = {
@@ -130,6 +136,11 @@ CODES: dict[type[Exception], str] = {
     indexer.IndexQueueFull: "index_queue_full",
     indexer.EmbeddingQueueFull: "embedding_queue_full",
     indexer.IndexClosed: "index_closed",
+    usage.UsageError: "usage_error",
+    usage.TextConsentEarly: "text_consent_early",
+    usage.ChoiceUnknown: "choice_unknown",
+    usage.UsageClosed: "usage_closed",
+    usage.UsageFault: "usage_fault",
     ClientDisconnect: "client_closed",
 }
 

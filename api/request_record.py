@@ -6,13 +6,13 @@ Ids, lengths, times and fixed words. The path is its route's template: a path ma
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from starlette.types import Message, Scope
 
-from api.metrics.instruments import HttpRequest, Metrics, bounded_method
-from api.services import GenerationHandle, GenerationRuntime
+from api.metrics.instruments import HttpRequest, bounded_method
+from api.services import GenerationHandle, GenerationRuntime, Services
 from pushkin_runtime.types import (
     Done,
     Event,
@@ -31,10 +31,11 @@ _SWITCHING, _REFUSED = 101, 403
 class RequestRecord:
     """Filled while a request is served; in `scope["state"]["record"]`.
 
-    n_started: generations of this request. results: those that ended before it did; the others but the failed
+    client: for whom its generations are done. n_started: generations of this request. results: those that ended before it did; the others but the failed
     ones are cancelled with it.
     """
 
+    client: str = ""
     status: int = 0
     n_bytes_in: int = 0
     n_bytes_out: int = 0
@@ -77,7 +78,7 @@ class RequestRecord:
                     self.failures.append(type(error).__name__)
             sink(event)
 
-        handle = runtime.submit(wanted, look)
+        handle = runtime.submit(replace(wanted, client=self.client), look)
         self.n_started += 1
         return handle
 
@@ -88,14 +89,23 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 def request_ended(
-    scope: Scope, record: RequestRecord, request_id: str, duration_s: float, metrics: Metrics
+    scope: Scope, record: RequestRecord, request_id: str, duration_s: float, services: Services
 ) -> None:
     """Log one event and count the request."""
     method: str = scope.get("method", "WEBSOCKET")
     route = getattr(scope.get("route"), "path", None)
-    metrics.http_ended(
-        HttpRequest(method=method, route=route, status=record.status, duration_s=duration_s)
+    ended = HttpRequest(
+        request_id=request_id,
+        method=method,
+        route=route,
+        status=record.status,
+        duration_s=duration_s,
     )
+    services.metrics.http_ended(ended)
+    if services.trace is not None:
+        services.trace.http_ended(ended)
+    if services.usage is not None and route and method != "GET" and record.status < 400:
+        services.usage.count(f"{method} {route}")
     # Watchers ask for /health and /v1/status every second.
     is_look = method == "GET" and record.status == 200
     log.log(

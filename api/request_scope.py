@@ -9,8 +9,8 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import as_api_error, log_failure
-from api.metrics.instruments import Metrics
 from api.request_record import RequestRecord, request_ended
+from api.services import Services
 
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -22,9 +22,9 @@ class RequestScopeMiddleware:
     daemon makes one (`req_` and 24 hex digits).
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
-        self._metrics = metrics
+        self._services = services
         self._open_ids: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +65,7 @@ class RequestScopeMiddleware:
             if not record.status and scope["type"] == "http":
                 answer = as_api_error(error).response(request_id)
                 await answer(scope, receive, send_with_id)
-        request_ended(scope, record, request_id, time.perf_counter() - started, self._metrics)
+        request_ended(scope, record, request_id, time.perf_counter() - started, self._services)
 
     def _choose_id(self, scope: Scope) -> str:
         given = [value for name, value in scope["headers"] if name == b"x-request-id"]

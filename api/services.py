@@ -10,7 +10,7 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
-from api.metrics.instruments import Metrics
+from api.metrics.instruments import HttpRequest, Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
@@ -25,6 +25,8 @@ from pushkin_runtime.types import (
     Health,
     RuntimeStatus,
 )
+from usage.desk import UsageDesk
+from usage.errors import UsageClosed
 
 
 class GenerationHandle(Protocol):
@@ -75,6 +77,13 @@ class TextEmbedder(Protocol):
         """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
 
 
+class RequestTrace(Protocol):
+    """Whoever draws requests as spans."""
+
+    def http_ended(self, request: HttpRequest) -> None:
+        """A request ended just now; on the event loop, must not block."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
     """Bounds of the transport; bounds of single fields are in `schemas.py`, where OpenAPI shows them.
@@ -83,6 +92,8 @@ class ApiLimits:
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
+    max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
+    send_timeout_s: a client that reads nothing of its answer for so long is left.
     wrong_token_pause_s: how long a refusal waits when there are many, see `api/brake.py`.
     """
 
@@ -90,6 +101,9 @@ class ApiLimits:
     max_document_bytes: int = 52 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
+    max_open_requests: int = 256
+    max_open_body_bytes: int = 256 * 1024 * 1024
+    send_timeout_s: float = 60.0
     wrong_token_pause_s: float = 1.0
 
 
@@ -102,7 +116,8 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
-    metrics: fed by the runtime's observer and by the edge.
+    metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
+    trace: told of requests while one is taken.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -115,6 +130,8 @@ class Services:
     index: DocumentIndex | None = None
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
+    usage: UsageDesk | None = None
+    trace: RequestTrace | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
     pairing: Pairing | None = None
@@ -144,6 +161,14 @@ async def _index(request: Request) -> DocumentIndex:
     return index
 
 
+async def _usage(request: Request) -> UsageDesk:
+    usage = cast("Services", request.app.state.services).usage
+    if usage is None:
+        raise UsageClosed("This daemon keeps no usage statistics.")
+    return usage
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
+UsageDep = Annotated[UsageDesk, Depends(_usage)]

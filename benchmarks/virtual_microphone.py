@@ -51,7 +51,7 @@ class VirtualMicrophone:
         """Begin to speak these samples, 16 kHz mono; wait for the process to hear them out."""
         command = ["paplay", "--raw", "--rate=16000", "--channels=1", "--format=s16le"]
         player = subprocess.Popen(
-            [*command, "--latency-msec=40", "--device=mic"],
+            [*command, "--latency-msec=500", "--device=mic"],
             env={**os.environ, **self.environment},
             stdin=subprocess.PIPE,
         )

@@ -15,6 +15,7 @@ from daemon.cli_pair import pair_group
 from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve
 from daemon.cli_service import service
+from daemon.cli_stats import stats_group
 from daemon.cli_write import continue_, rephrase, story
 from daemon.errors import DaemonError
 from daemon.terminal import discard_stdout, print_error
@@ -77,6 +78,7 @@ for _command in (
         adapters_group,
         index_group,
         persona_group,
+        stats_group,
         service,
         version,
     ),

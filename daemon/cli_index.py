@@ -12,7 +12,7 @@ import click
 
 from daemon.cli_options import json_option, load_config
 from daemon.errors import DaemonError, InputError
-from daemon.terminal import print_error, print_facts, print_json, print_note, print_table
+from daemon.terminal import flat, print_error, print_facts, print_json, print_note, print_table
 
 _SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rtf", ".docx", ".odt", ".pdf")
 _consent_option = click.option(
@@ -208,17 +208,19 @@ def export(vectors: bool, output: Path | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def forget(yes: bool, as_json: bool) -> int:
-    """Erase the whole index: documents, vectors, decisions. Consent is off afterwards."""
+    """Erase the whole index and the usage statistics, decisions included: all consent is off afterwards."""
     from daemon.index_access import open_access
 
     if not yes:
-        click.confirm("Forget every document, for good?", abort=True, err=True)
+        click.confirm(
+            "Forget every document, and the usage statistics, for good?", abort=True, err=True
+        )
     with open_access(load_config()) as access:
         receipt = access.forget()
     if as_json:
         print_json(receipt)
     else:
-        print_facts(receipt)
+        print_facts(flat(receipt))
     return 0 if receipt["verified"] else 1
 
 

@@ -9,7 +9,7 @@ import click
 from daemon import __version__
 from daemon.cli_options import json_option, load_config, port_option
 from daemon.errors import NotRunning
-from daemon.terminal import print_error, print_facts, print_json, print_note, print_table
+from daemon.terminal import flat, print_error, print_facts, print_json, print_note, print_table
 
 if TYPE_CHECKING:
     from api.scopes import TokenScope
@@ -37,7 +37,7 @@ def status(port: int | None, as_json: bool) -> int:
     if as_json:
         print_json(process | answer)
     else:
-        print_facts(process | _flat(answer))
+        print_facts(process | flat(answer))
     return 0
 
 
@@ -135,13 +135,3 @@ def version(as_json: bool) -> None:
         print_json(versions)
     else:
         print_facts(versions)
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Nested objects as one level: {"model": {"id": …}} becomes {"model.id": …}."""
-    if not isinstance(value, dict):
-        return {prefix.rstrip("."): value}
-    facts: dict[str, object] = {}
-    for name, inner in value.items():
-        facts |= _flat(inner, f"{prefix}{name}.")
-    return facts

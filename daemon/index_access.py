@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from daemon.client import DaemonClient, fault
 from daemon.errors import RequestFailed
 from daemon.instance import find_daemon
+from daemon.stats_access import open_desk, settled
 
 if TYPE_CHECKING:
     from daemon.config import Loaded
     from indexer.service import DocumentIndex
+    from usage.desk import UsageDesk
 
 Answer = dict[str, Any]
 T = TypeVar("T")
@@ -143,8 +145,10 @@ class RemoteAccess:
 class LocalAccess:
     """The database, opened in this process."""
 
-    def __init__(self, index: DocumentIndex, events: queue.SimpleQueue[Answer]) -> None:
-        self._index, self._events = index, events
+    def __init__(
+        self, index: DocumentIndex, events: queue.SimpleQueue[Answer], usage: UsageDesk
+    ) -> None:
+        self._index, self._events, self._usage = index, events, usage
 
     def upload(self, upload: Upload) -> Answer:
         from indexer.records import Push, PushedFile
@@ -218,8 +222,11 @@ class LocalAccess:
 
     def forget(self) -> Answer:
         from api.document_answers import receipt_answer
+        from api.usage_answers import erased_answer
 
-        return dict(receipt_answer(_result(self._index.forget_everything())))
+        erased = dict(erased_answer(settled(self._usage.forget())))
+        receipt = receipt_answer(_result(self._index.forget_everything()))
+        return {**receipt, "statistics": erased}
 
     def _job(self, future: Future[Any]) -> Answer:
         from api.document_answers import job_answer
@@ -231,19 +238,16 @@ class LocalAccess:
 def _local_access(loaded: Loaded) -> Iterator[IndexAccess]:
     from api.document_answers import index_event
     from daemon.index import build_index
-    from daemon.lifecycle import harden_process
-    from daemon.paths import prepare
 
-    harden_process()
-    prepare(loaded.paths)
     events: queue.SimpleQueue[Answer] = queue.SimpleQueue()
     hear: Callable[[Any], None] = lambda event: events.put(dict(index_event(event)))  # noqa: E731
-    index = build_index(loaded, is_busy=lambda: False, sink=hear)
-    try:
-        _result(index.start())
-        yield LocalAccess(index, events)
-    finally:
-        index.close()
+    with open_desk(loaded) as usage:  # first: it makes the process and the folders private
+        index = build_index(loaded, is_busy=lambda: False, sink=hear)
+        try:
+            _result(index.start())
+            yield LocalAccess(index, events, usage)
+        finally:
+            index.close()
 
 
 def _result(future: Future[T]) -> T:

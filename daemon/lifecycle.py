@@ -30,7 +30,7 @@ from daemon.instance import (
 )
 from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, adapter_roots, find_model, prepare
+from daemon.paths import Paths, adapter_roots, bundled_models, find_model, prepare
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
 from daemon.unix_socket import open_unix
@@ -41,14 +41,17 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
     from pushkin_runtime.runtime import Runtime, RuntimeOptions
+    from usage.desk import UsageDesk
 
 log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
+_N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -88,12 +91,16 @@ def build_runtime(loaded: Loaded) -> Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
+    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever.
+
+    trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
+    """
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
     build: Callable[[Loaded], Runtime] = build_runtime
+    trace_file: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -136,9 +143,13 @@ def refuse_under_launchd(paths: Paths, error: Exception) -> None:
 
 
 def harden_process() -> None:
-    """Private files from the first byte, and no core dumps: they would hold the user's text."""
+    """Private files from the first byte, enough of them, and no core dumps: they would hold the user's text."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _N_FILES:
+        n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
 
 
 def runtime_options(loaded: Loaded) -> RuntimeOptions:
@@ -155,6 +166,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
     }
     return RuntimeOptions(
         model_dir=model_dir,
+        model_roots=(loaded.paths.models, bundled_models()),
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
         context_length=runtime.context_length,
@@ -177,8 +189,11 @@ def _run(
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
+    trace = _start_trace(serving)
+    if trace is not None:
+        runtime.observe(trace)  # the loading of the default adapters too
     runtime.start()  # loads on its own thread while the web framework is imported here
-    edge = build_edge(serving.loaded, runtime, listeners.port)
+    edge = build_edge(serving.loaded, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -188,6 +203,7 @@ def _run(
         settle_memory()
         watchdog.start()
         publish_endpoint(paths, endpoint)
+        edge.usage.start()
         edge.index.start()  # after the model: nobody waits for documents
         _condition(runtime, serving.loaded, edge.index)
         log.info("start finished", extra={"start_ms": round((time.monotonic() - started) * 1000)})
@@ -207,7 +223,10 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
+    if trace is not None:
+        trace.write()
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 
@@ -220,27 +239,32 @@ class Edge:
     index: DocumentIndex
     events: EventHub
     embeddings: EmbeddingDesk
+    usage: UsageDesk
 
 
-def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
     """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
     from api.event_hub import EventHub
     from api.metrics.instruments import Metrics
-    from api.metrics.observer import MeteredRuntime
+    from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
+    from usage.desk import UsageDesk
 
     events, metrics = EventHub(), Metrics()
-    runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+    usage = UsageDesk(loaded.paths.usage_file)
+    runtime.observe(GenerationEnds(metrics, usage, beyond=trace or Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
+        if trace is not None:
+            trace.index_heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
@@ -267,10 +291,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             events=events,
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
+            usage=usage,
+            trace=trace,
             embedder=embeddings,
         )
     )
-    return Edge(app, index, events, embeddings)
+    return Edge(app, index, events, embeddings, usage)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
@@ -287,6 +313,17 @@ def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
         return
     if personas is not None:
         runtime.use_personas(personas)
+
+
+def _start_trace(serving: Serving) -> Trace | None:
+    from daemon.trace import Trace
+
+    if serving.trace_file is None:
+        return None
+    ids = LogIds(ensure_log_key(serving.loaded.paths.log_key_file))
+    trace = Trace(serving.trace_file, ids)
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: trace.write_aside())
+    return trace
 
 
 def _stop_while_starting(_: int, __: object) -> None:

@@ -72,6 +72,10 @@ class Paths:
         return self.home / "index.noindex"  # Spotlight leaves such folders alone
 
     @property
+    def usage_file(self) -> Path:
+        return self.home / "stats.sqlite3"
+
+    @property
     def log_file(self) -> Path:
         return self.logs / "daemon.jsonl"
 

@@ -49,8 +49,11 @@ def run_server(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hoo
 async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
     import uvicorn
 
+    from daemon.connections import bounded_protocol
+
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(),
         access_log=False,
         log_config=None,
         lifespan="on",

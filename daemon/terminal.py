@@ -64,6 +64,16 @@ def shown(value: object) -> str:
     return str(value)
 
 
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested objects as one level: {"model": {"id": …}} becomes {"model.id": …}."""
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    facts: dict[str, object] = {}
+    for name, inner in value.items():
+        facts |= flat(inner, f"{prefix}{name}.")
+    return facts
+
+
 def print_note(message: str) -> None:
     """Print a remark to stderr, where it does not get into the text."""
     click.secho(message, fg="yellow", err=True)

@@ -90,9 +90,11 @@ class EmbeddingFailed(IndexerError):
 
 
 class IndexQueueFull(IndexerError):
-    """More documents wait to be indexed than may."""
+    """More documents wait to be indexed than may; `retry_after_s` by the pace at which they are."""
 
-    retry_after_s = 5
+    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EmbeddingQueueFull(IndexerError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from indexer.errors import IndexerError, code_of
+from indexer.errors import IndexerError, IndexQueueFull, code_of
 from indexer.job_log import add_job, new_job, save_job
 from indexer.pipeline import Incoming, Pipeline, Watcher
 from indexer.records import IndexEvent, Job, JobKind, JobState, Push, PushedText
@@ -22,6 +22,8 @@ from indexer.types import ExtractedText
 from indexer.work_queue import Waiting, WorkQueue
 
 log = logging.getLogger("pushkin.indexer")
+
+MAX_BACKGROUND = 64  # long jobs, those given up included until their turn comes
 
 EventSink = Callable[[IndexEvent], None]
 Background = Callable[["Progress"], Iterator[None]]
@@ -136,11 +138,18 @@ class Indexer:
         )
 
     def start_background(self, kind: JobKind, name: str, work: Background) -> Job:
-        """Do something long when no document waits; one of that name that has not begun is enough."""
+        """Do something long when no document waits; one of that name that has not begun is enough.
+
+        Raises IndexQueueFull.
+        """
         for known, waiting, _ in list(self._background):
             is_waiting = waiting.job.state == "queued" and not waiting.is_cancelled
             if known == name and is_waiting:
                 return waiting.job
+        if len(self._background) >= MAX_BACKGROUND:
+            raise IndexQueueFull(
+                f"{MAX_BACKGROUND} long jobs are waiting; ask again when they are done."
+            )
         job = new_job(kind, self._clock())
         add_job(self._db, job)
         progress = Progress(job, self._tell)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.checked_folder import read_folder
+from adapters.checked_folder import read_folder
 from indexer.errors import PersonaUnavailable
 from indexer.style_encoder import gelu
 from indexer.types import EmbeddingSpace
@@ -196,7 +196,7 @@ def load_persona_plug(folder: Path, space: EmbeddingSpace, hidden_size: int) -> 
 
     Raises PersonaUnavailable when they are missing, damaged, or made for another space or model.
     """
-    content = read_folder(folder, KIND)
+    content = read_folder(folder, KIND, PersonaUnavailable)
     weights = content.build(_weights)
     found = content.settings.get("space")
     if not isinstance(found, str) or found != space.id:

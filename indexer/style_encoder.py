@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.checked_folder import read_folder
+from adapters.checked_folder import read_folder
+from indexer.errors import PersonaUnavailable
 from indexer.types import EmbeddingSpace
 
 Floats = NDArray[np.float32]
@@ -249,7 +250,7 @@ def load_style_encoder(folder: Path) -> StyleEncoder:
 
     Raises PersonaUnavailable when it is not there, damaged or not an encoder; the message says which.
     """
-    content = read_folder(folder, KIND)
+    content = read_folder(folder, KIND, PersonaUnavailable)
     weights = content.build(_weights)
     return StyleEncoder(weights, content.sha256)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from indexer.errors import IndexClosed, IndexQueueFull
 from indexer.records import Job, Push, PushedText
+from pushkin_runtime.pace import Pace
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -36,6 +37,7 @@ class WorkQueue:
         self._running: Waiting | None = None
         self._is_closed = False
         self._has_news = False
+        self._pace = Pace()
 
     def put(self, entry: Waiting) -> Waiting | None:
         """Let a document wait; returns the entry that is superseded by this, perhaps `entry` itself.
@@ -55,7 +57,8 @@ class WorkQueue:
             is_full = older is None and len(self._waiting) >= self._max_documents
             if is_full or (n_bytes > self._max_bytes and (older is None or len(self._waiting) > 1)):
                 raise IndexQueueFull(
-                    f"{len(self._waiting)} documents wait to be indexed; push this one again later."
+                    f"{len(self._waiting)} documents wait to be indexed; push this one again later.",
+                    retry_after_s=self._pace.retry_after_s(),
                 )
             self._waiting[document_id] = entry
             self._changed.notify_all()
@@ -72,6 +75,7 @@ class WorkQueue:
             if self._is_closed or not self._waiting:
                 return None
             self._running = self._waiting.pop(next(iter(self._waiting)))
+            self._pace.moved(is_wanted=bool(self._waiting))
             return self._running
 
     def cancel(self, document_id: str | None = None) -> list[Waiting]:

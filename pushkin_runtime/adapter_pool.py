@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 PROBE_TEXT = "The old house stood by the river. Старый дом стоял у реки."
 PROBE_TOKENS = 8
 PROBE_FLOOR = 1e-6  # a change of the logits below this is none
+MAX_LOADED_ASIDE = 16  # sets that were read for requests which may have been cancelled since
 
 _DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
@@ -148,8 +149,9 @@ class AdapterPool:
     def prefetch(self, wanted: AdapterSet) -> None:
         """Start loading what is not resident; returns at once."""
         with self._lock:
-            is_resident = wanted.composition in self._residents
-        if wanted.specs and not is_resident:
+            is_needed = wanted.composition not in self._residents
+            is_full = len(self._loads) >= MAX_LOADED_ASIDE  # then its turn starts the load
+        if wanted.specs and is_needed and not is_full:
             # Once the pool is closed it takes nothing more, and nobody will ask for it.
             with contextlib.suppress(RuntimeError):
                 self._future(wanted)
@@ -201,11 +203,6 @@ class AdapterPool:
         with self._lock:
             return sum(resident.lora.n_bytes for resident in self._residents.values())
 
-    @property
-    def budget_bytes(self) -> int:
-        """The most that resident matrices may take when no generation runs."""
-        return self._options.budget_bytes
-
     def close(self) -> None:
         """Stop loading; what is queued is dropped."""
         self._loader.shutdown(wait=False, cancel_futures=True)
@@ -218,6 +215,13 @@ class AdapterPool:
             return True
         if wanted.composition in self._residents:
             return True
+        with (
+            self._lock
+        ):  # what cancelled requests left behind; whoever still wants it reads it again
+            done = [key for key, future in self._loads.items() if future.done()]
+            for key in done[: max(0, len(self._loads) - MAX_LOADED_ASIDE)]:
+                if key != wanted.composition:
+                    del self._loads[key]
         return self._future(wanted).done()
 
     def acquire(self, wanted: AdapterSet) -> Lora | None:

@@ -80,9 +80,11 @@ class NotReady(RuntimeFault):
 
 
 class QueueFull(RuntimeFault):
-    """The bounded queue is full."""
+    """The bounded queue is full; `retry_after_s` by the pace at which it moves."""
 
-    retry_after_s = 1
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Draining(RuntimeFault):

@@ -18,14 +18,23 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
+from pushkin_runtime.dictation import decide
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.persona import NO_PERSONA, PersonaSource
-from pushkin_runtime.prompt import RECENT, Prompt, build_prompt, default_max_tokens
+from pushkin_runtime.prompt import (
+    RECENT,
+    Prompt,
+    build_prompt,
+    default_max_tokens,
+    speech_limit,
+)
 from pushkin_runtime.prompt_cache import CacheKey, PromptCache
 from pushkin_runtime.row import Row, RowRules
 from pushkin_runtime.sampling import resolve, token_logprob
+from pushkin_runtime.speech import SpeechDesk
+from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
 from pushkin_runtime.types import (
     Delta,
@@ -58,6 +67,7 @@ class Workshop:
     adapters: AdapterPool
     persona: PersonaSource
     observers: ObserverDesk
+    speech: SpeechDesk
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int], None]
@@ -65,6 +75,7 @@ class Workshop:
     def close(self) -> None:
         """Release everything; the last call on the thread."""
         self.adapters.close()
+        self.speech.close()
         self.cache.clear()
         self.engine.close()
         self.engine.leave_thread()
@@ -95,6 +106,7 @@ class Generation:
         self._prompt_logprobs: list[TokenLogprob] = []
         self._n_prompt = self._n_cached = 0
         self._is_truncated = False
+        self._decision: SpeechDecision | None = None
 
     def run(self) -> Iterator[bool]:
         """Do the work, one unit per `next`; the last event is emitted before it ends.
@@ -113,7 +125,7 @@ class Generation:
             return "decode"
         return "prefill" if self._holds_adapters or not self._adapters.specs else "adapter"
 
-    def _work(self) -> Iterator[bool]:
+    def _work(self) -> Generator[bool, None, None]:
         clock = self._clock
         clock.leave_queue(self.handle.elapsed_ms())
         if self.handle.end_reason() is not None:
@@ -126,6 +138,8 @@ class Generation:
         max_tokens = request.max_tokens
         if max_tokens is None:
             max_tokens = default_max_tokens(request, engine.tokenizer)
+        if request.speech is not None:
+            max_tokens = min(max_tokens, speech_limit(request.speech))
         n_context = engine.info.context_length - self._persona.n_rows
         prompt = build_prompt(
             request, engine.tokenizer, n_context=n_context, max_tokens=max_tokens
@@ -142,6 +156,10 @@ class Generation:
             cache.lora = self._lora
             clock.adapted = self.handle.elapsed_ms()
             yield from self._prefill(cache, prompt)
+            if prompt.speech is not None and self.handle.end_reason() is None and max_tokens > 0:
+                prompt, self._decision = decide(engine, cache, prompt)
+                max_tokens = 0 if self._decision.kind == "none" else max_tokens
+                yield True
             clock.prefilled = self.handle.elapsed_ms()
             if self.handle.end_reason() is None and max_tokens > 0:
                 yield from self._decode(cache, prompt, max_tokens)
@@ -265,7 +283,7 @@ class Generation:
             n_rows=n_rows,
             sampling=self._sampling,
             seed=self._sampling.seed,
-            recent=prompt.tokens[prompt.n_persona :][-n_recent:],
+            recent=prompt.recent(n_recent),
             first_allowed=prompt.first_allowed,
             banned=banned,
             logit_bias=request.logit_bias,
@@ -300,6 +318,8 @@ class Generation:
         reason = self.handle.end_reason()
         if reason is not None:
             return [Draft(0, "", reason, -math.inf)]
+        if self._decision is not None:  # nothing was said
+            return [Draft(0, "", "stop", -math.inf)]
         return [Draft(0, "", "length", -math.inf, stop_cause="limit")]  # only the cache was filled
 
     def _score_suffixes(
@@ -374,6 +394,7 @@ class Generation:
                     timings=self._clock.timings(self.handle.elapsed_ms(), n_steps),
                     truncated=self._is_truncated,
                     prompt_logprobs=tuple(self._prompt_logprobs),
+                    speech=self._decision,
                 )
             )
         )

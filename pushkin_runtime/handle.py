@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pushkin_runtime.adapter_pool import NO_ADAPTERS, AdapterSet
 from pushkin_runtime.types import Done, Event, EventSink, Failed, FinishReason, GenerationRequest
 
+KEYSTROKE_TOKENS = 64  # what is longer can wait for what is shorter
+
 
 class GenerationHandle:
     """Made by `Runtime.submit`. Ending it is a request: the last event still comes to the sink, within
     one decode step or one prefill chunk.
 
-    adapters: what the request's names stand for. wake: has the inference thread look at ended handles soon. on_end: called just before the last event,
-    so that whoever hears it finds the request gone.
+    adapters: what the request's names stand for. wake: has the inference thread look at ended handles soon.
+    on_end: called just before the last event, so that whoever hears it finds the request gone.
     """
 
     def __init__(
@@ -40,6 +42,20 @@ class GenerationHandle:
     def request_id(self) -> str:
         """The id the events carry."""
         return self.request.request_id
+
+    @property
+    def client(self) -> str:
+        """Whom it is served for; others have their turns between."""
+        return self.request.client
+
+    @property
+    def is_long(self) -> bool:
+        """Whether nobody waits for it with the finger on a key."""
+        request = self.request
+        is_typed = request.task not in ("rephrase", "story")
+        return not (
+            is_typed and (request.max_tokens is None or 0 < request.max_tokens <= KEYSTROKE_TOKENS)
+        )
 
     def emit(self, event: Event) -> None:
         """Deliver an event; inference thread only."""

@@ -1,20 +1,20 @@
 """The one thread that owns the model: it loads, prefills, decodes and closes; others submit.
 
-Generations and jobs take turns, one prefill chunk or decode step each, so a long story never starves a
-keystroke. The thread sleeps on a condition when there is nothing to do.
+Clients take turns, one prefill chunk or decode step each, and of long work only one gives way to all
+keystrokes, so a story, or thirty, never starves one. The thread sleeps on a condition when there is nothing to do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pushkin_runtime.errors import Draining, EngineFailed, QueueFull
+from pushkin_runtime.errors import Draining, EngineFailed
+from pushkin_runtime.fair_queue import FairQueue
 from pushkin_runtime.generate import Generation, Workshop
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.liveness import Liveness
@@ -28,6 +28,9 @@ class Job:
 
     steps: like `Generation.run`; what it returns is the future's result, what it raises its exception.
     """
+
+    client = ""
+    is_long = False
 
     def __init__(self, steps: Callable[[Workshop], Generator[bool, None, Any]]) -> None:
         self._steps = steps
@@ -64,8 +67,12 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class _Active:
+    """served: the number of the unit it last did. is_waiting: that one did no work (an adapter is read)."""
+
     work: GenerationHandle | Job
     turns: Iterator[bool]
+    served: int = 0
+    is_waiting: bool = False
 
 
 class InferenceThread:
@@ -84,13 +91,13 @@ class InferenceThread:
         liveness: Liveness,
     ) -> None:
         self._load = load
-        self._queue_limit = queue_limit
         self._max_active = max_active
         self._on_failed_load = on_failed_load
         self._liveness = liveness
         self._condition = threading.Condition()
-        self._queue: deque[GenerationHandle | Job] = deque()
+        self._queue: FairQueue[GenerationHandle | Job] = FairQueue(queue_limit)
         self._active: list[_Active] = []
+        self._n_served = 0
         self._is_waiting = False  # nothing that is active can go on before the next wake
         self._is_woken = False
         self._is_closing = False
@@ -121,14 +128,7 @@ class InferenceThread:
                 raise _draining()
             if self._has_died:
                 raise _died()
-            if is_urgent:
-                self._queue.appendleft(work)
-            elif len(self._queue) >= self._queue_limit:
-                raise QueueFull(
-                    f"{self._queue_limit} requests are already waiting; ask again in a moment."
-                )
-            else:
-                self._queue.append(work)
+            self._queue.put(work, is_urgent=is_urgent)
             self._liveness.work()
             self._is_woken = True
             self._condition.notify()
@@ -172,8 +172,7 @@ class InferenceThread:
         """Something broke between two units of work: nobody may wait for ever for what is left."""
         with self._condition:
             self._has_died = True
-            left = (*self._queue, *(active.work for active in self._active))
-            self._queue.clear()
+            left = [*self._queue.remove(lambda _: True), *(active.work for active in self._active)]
             self._active.clear()
         self._liveness.stop()
         for work in left:
@@ -184,11 +183,14 @@ class InferenceThread:
         """Sleep until there is work, doing odd jobs first; False when it is time to stop."""
         while True:
             with self._condition:
-                if self._queue or (self._active and not self._is_waiting):
+                if self._is_woken:
+                    self._is_woken = self._is_waiting = False
+                if self._active and not self._is_waiting:
+                    return True
+                if self._queue and not self._active:
                     return True
                 if self._is_closing and not self._active:
                     return False
-                self._is_woken = False
             if not self._active and self._did_idle_work(shop):
                 continue
             with self._condition:
@@ -210,27 +212,50 @@ class InferenceThread:
         with self._condition:
             # Ended ones first: their caches must be back before others start.
             ended = [active for active in self._active if active.work.end_reason()]
-            over = [work for work in self._queue if work.end_reason()]
-            for work in over:
-                self._queue.remove(work)
+            over = self._queue.remove(lambda work: work.end_reason())
         for active in ended:
             self._active.remove(active)
             self._finish(active)
         for work in over:
             self._finish(_start(work, shop))
         with self._condition:
-            while self._queue and len(self._active) < self._max_active:
-                self._active.append(_start(self._queue.popleft(), shop))
+            while len(self._active) < self._max_active and (taken := self._take()) is not None:
+                self._active.append(_start(taken, shop))
+
+    def _take(self) -> GenerationHandle | Job | None:
+        """Take what may become active now. The last place is kept for keystrokes, one for long work."""
+        n_long = sum(active.work.is_long for active in self._active)
+        is_only_place = self._max_active == 1
+        if self._queue.has_long and not n_long and not is_only_place:
+            return self._queue.take(is_long=True)
+        work = self._queue.take(is_long=False)
+        if work is None and (is_only_place or n_long < self._max_active - 1):
+            work = self._queue.take(is_long=True)
+        return work
 
     def _turn(self) -> None:
-        """Advance everything active by one unit of work."""
-        self._is_waiting = True
-        for active in tuple(self._active):  # stays listed while it works, so that `close` sees it
+        """Advance what is due by one unit of work each."""
+        for active in self._due():  # stays listed while it works, so that `close` sees it
             did_work = self._advance(active)
+            self._n_served += 1
+            active.served, active.is_waiting = self._n_served, did_work is False
             if did_work is None:
                 self._active.remove(active)
-            if did_work is not False:
-                self._is_waiting = False
+        self._is_waiting = all(active.is_waiting for active in self._active)
+
+    def _due(self) -> list[_Active]:
+        """One of each client, the longest unserved; of long work one in all while there are keystrokes.
+
+        What waits for its adapters is asked every time: it costs nobody anything.
+        """
+        due: dict[tuple[bool, str], _Active] = {}
+        for active in sorted(self._active, key=lambda active: active.served):
+            if not active.is_waiting:
+                due.setdefault((active.work.is_long, active.work.client), active)
+        long = [active for active in due.values() if active.work.is_long]
+        short = [active for active in due.values() if not active.work.is_long]
+        waiting = [active for active in self._active if active.is_waiting]
+        return [*waiting, *short, *(long[:1] if short else long)]
 
     def _finish(self, active: _Active) -> None:
         while self._advance(active) is not None:

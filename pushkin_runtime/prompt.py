@@ -1,6 +1,7 @@
 """Request → the tokens the model reads. The one place where prompts are laid out, training included.
 
-Layout: `[persona; control codes; instruction; text; context]`. A vocabulary with our control tokens
+Layout: `[persona; control codes; instruction; text; context]`, for dictation `[persona; control codes; text around the
+caret; speech]`. A vocabulary with our control tokens
 gets them as single ids; any other (the 4B's) gets a short textual header, and only for codes that were
 asked for. User text can never become a control token (see `tokenizer.py`).
 
@@ -11,6 +12,7 @@ first generated token must begin with its text, so "The qui" may become "The qui
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,13 +21,19 @@ from numpy.typing import NDArray
 from pushkin_runtime.control_tokens import GENRES, LANGUAGES, prefix_ids
 from pushkin_runtime.engines.base import Embeddings, Segment, Tokens
 from pushkin_runtime.errors import ContextExceeded, InvalidRequest
+from pushkin_runtime.log_mel import SAMPLE_RATE
 from pushkin_runtime.persona import PERSONA_TOKEN
+from pushkin_runtime.speech_types import SpeechRows
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
 
 CHARS_PER_TOKEN = 8  # twice what prose has: cutting characters first loses no usable context
 MIN_PROMPT = 16  # tokens of context that `max_tokens` must leave room for
 RECENT = 64  # prompt tokens that the repetition penalty counts as seen
+SPEECH_TOKENS_PER_S = 16  # short pieces of words; a fast speaker needs twelve
+DICTATION_CONTEXT = (
+    256  # tokens before the caret that dictation reads: names and the language, not the story
+)
 SENTENCE_END = tuple(".!?…»”\"'")
 
 
@@ -37,7 +45,7 @@ class Prompt:
     healed: bytes of the token taken off; the answer begins with them and they are not emitted.
     first_allowed: tokens that begin with `healed`, None when nothing was healed.
     stop: stop strings of the layout itself. is_cut: whether the text lost its start. persona: (n_rows, hidden_size) float32; the first n_rows tokens
-    are PERSONA_TOKEN and stand for them.
+    are PERSONA_TOKEN and stand for them. speech: what was said, whose rows begin at position `speech_at`.
     """
 
     tokens: tuple[int, ...]
@@ -46,6 +54,8 @@ class Prompt:
     stop: tuple[str, ...] = ()
     is_cut: bool = False
     persona: NDArray[np.float32] | None = None
+    speech: SpeechRows | None = None
+    speech_at: int = 0
 
     @property
     def n_persona(self) -> int:
@@ -53,16 +63,29 @@ class Prompt:
         return 0 if self.persona is None else len(self.persona)
 
     def segment(self, start: int, stop: int) -> Segment:
-        """What to prefill from position `start` on: the rest of the persona, or tokens up to `stop`."""
+        """What to prefill from position `start` on: the rest of the persona, or tokens or speech up to `stop`."""
         if self.persona is not None and start < len(self.persona):
             return Embeddings(self.persona[start:])
-        return Tokens(self.tokens[start:stop])
+        if self.speech is None or start >= self.speech_at + len(self.speech.rows):
+            return Tokens(self.tokens[start:stop])
+        if start < self.speech_at:
+            return Tokens(self.tokens[start : min(stop, self.speech_at)])
+        return Embeddings(self.speech.rows[start - self.speech_at : stop - self.speech_at])
+
+    def recent(self, n: int) -> tuple[int, ...]:
+        """The last n tokens, those that stand for rows left out: what penalties count as seen."""
+        return tuple(token for token in self.tokens[-n:] if token >= 0)
 
     def after(self, persona: NDArray[np.float32] | None) -> Prompt:
         """Return the same prompt with a persona before it."""
         if persona is None:
             return self
-        return replace(self, tokens=(PERSONA_TOKEN,) * len(persona) + self.tokens, persona=persona)
+        return replace(
+            self,
+            tokens=(PERSONA_TOKEN,) * len(persona) + self.tokens,
+            persona=persona,
+            speech_at=self.speech_at + len(persona),
+        )
 
 
 def default_max_tokens(request: GenerationRequest, tokenizer: TextTokenizer) -> int:
@@ -71,7 +94,17 @@ def default_max_tokens(request: GenerationRequest, tokenizer: TextTokenizer) -> 
         return 24
     if request.task == "story":
         return 512
+    if request.speech is not None:
+        return speech_limit(request.speech)
     return min(1024, 32 + len(tokenizer.encode(request.text)) * 3 // 2)
+
+
+def speech_limit(speech: SpeechRows) -> int:
+    """Return the tokens that so much speech can have: the fastest speaker, and then some.
+
+    A model that talks on over silence is stopped by it.
+    """
+    return 8 + round(SPEECH_TOKENS_PER_S * speech.n_samples / SAMPLE_RATE)
 
 
 def build_prompt(
@@ -93,6 +126,8 @@ def build_prompt(
         )
     has_codes = tokenizer.special_id("<lang:en>") is not None
     head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    if request.speech is not None:
+        return _dictate(request, request.speech, tokenizer, budget)
     if request.task == "rephrase":
         return _rephrase(request, tokenizer, head, budget)
     text = request.text
@@ -133,6 +168,21 @@ def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
         control.language or "en",
         control.genre or "prose",
     )
+
+
+def dictation_frame(
+    tokenizer: TextTokenizer, language: str, before: Sequence[int] = (), after: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after the rows of speech; what surrounds the caret stands left of them.
+
+    So everything but the speech is a constant prefix while a person speaks. Raises InvalidRequest for a language
+    without a token and ModelCorrupt for a vocabulary without tokens for dictation.
+    """
+    head = control_prefix(tokenizer, Control(language=language))
+    head.append(tokenizer.require_special("<task:dictate>"))
+    for name, part in (("<before>", before), ("<after>", after)):
+        head += [tokenizer.require_special(name), *part] if part else []
+    return head, [tokenizer.require_special("<result>")]
 
 
 def detect_language(text: str) -> str:
@@ -233,6 +283,26 @@ def _rephrase(
         tokens += [ids[name], *part] if part else []
     tokens += [ids["<selection>"], *selection, ids["<result>"]]
     return Prompt(tokens=tuple(tokens))
+
+
+def _dictate(
+    request: GenerationRequest, speech: SpeechRows, tokenizer: TextTokenizer, budget: int
+) -> Prompt:
+    language = request.control.language or detect_language(request.text)
+    n_frame = sum(map(len, dictation_frame(tokenizer, language, [0], [0])))
+    room = budget - n_frame - len(speech.rows) - 1  # the kind takes one
+    if room < 0:
+        raise InvalidRequest(
+            f"{speech.n_samples / SAMPLE_RATE:.1f} s of speech take {len(speech.rows)} positions, {-room} too many for "
+            "the model's context. Send shorter utterances.",
+            param="speech",
+        )
+    before = _tail(tokenizer, request.text, min(DICTATION_CONTEXT, room)) if room > 1 else []
+    left = min(DICTATION_CONTEXT // 4, room - len(before))
+    after = tokenizer.encode(request.after[: left * CHARS_PER_TOKEN])[: max(0, left)]
+    head, tail = dictation_frame(tokenizer, language, before, after)
+    stands_for = (speech.token,) * len(speech.rows)
+    return Prompt(tokens=(*head, *stands_for, *tail), speech=speech, speech_at=len(head))
 
 
 def _textual_rephrase(

@@ -14,9 +14,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
 from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
 from pushkin_runtime.admission import check_request
+from pushkin_runtime.dictation import check_dictation
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
 from pushkin_runtime.errors import (
@@ -33,6 +37,8 @@ from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, s
 from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.speech import SpeechDesk, checked_samples
+from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
@@ -55,7 +61,7 @@ class RuntimeOptions:
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
     max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
-    are, what they may take, which ones are the defaults. stall_s: a unit of work that takes longer hangs,
+    are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
     unless the model is known to be slow (`Liveness.limit_s`).
     """
 
@@ -68,6 +74,7 @@ class RuntimeOptions:
     max_active: int = 4
     n_threads: int = 1
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
+    model_roots: tuple[Path, ...] = ()
     stall_s: float = STALL_S
 
 
@@ -144,6 +151,7 @@ class Runtime:
         shop = self._ready_shop()
         pool = shop.adapters
         check_request(request, shop.engine.tokenizer)
+        check_dictation(request, shop.engine)
         persona = self._personas.check(request)
         if not pool.fits(persona):  # rows without the adapter that reads them would only do harm
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
@@ -202,6 +210,29 @@ class Runtime:
         """Give back the memory of an adapter and of what was computed under it. Raises as `load_adapter`."""
         wanted = self._ready_shop().adapters.resolve((AdapterRef(name),), "continue")
         job = Job(lambda shop: unload_adapter(shop, wanted))
+        self._thread.submit(job)
+        return job.future
+
+    def load_speech(self) -> Future[SpeechInfo]:
+        """Read the speech model, if it is not in memory yet, so that the first utterance need not wait for it.
+
+        Raises as `encode_speech`.
+        """
+        self._ready_shop()
+        job = Job(_load_speech)
+        self._thread.submit(job)
+        return job.future
+
+    def encode_speech(self, samples: NDArray[np.float32]) -> Future[SpeechRows]:
+        """Turn an utterance, (n,) float32 at 16 kHz, into what `GenerationRequest.speech` takes.
+
+        It runs between tokens of others, a layer at a time, and costs what its length costs. The samples are copied.
+        Raises NotReady, Draining, QueueFull or InvalidRequest; the future raises CapabilityMissing without a speech
+        model, ModelError for a damaged one, InvalidRequest for more speech than it reads at once (30 s).
+        """
+        self._ready_shop()
+        heard = checked_samples(samples)
+        job = Job(lambda shop: shop.speech.model().encode(heard))
         self._thread.submit(job)
         return job.future
 
@@ -274,6 +305,7 @@ class Runtime:
             adapters=AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers),
             persona=self._personas,
             observers=self._observers,
+            speech=SpeechDesk(engine, self.options.adapters.roots, self.options.model_roots),
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._liveness.note,
@@ -348,6 +380,12 @@ def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
     if new.revision is None or running.revision is None:
         return False
     return new.revision < running.revision
+
+
+def _load_speech(shop: Workshop) -> Generator[bool, None, SpeechInfo]:
+    info = shop.speech.model().info
+    yield True
+    return info
 
 
 def _forget_personas(shop: Workshop) -> Generator[bool, None, None]:

@@ -39,6 +39,7 @@ TASK_SAMPLING: dict[Task, SamplingParams] = {
     "continue": SamplingParams(min_p=0.10),
     "rephrase": SamplingParams(min_p=0.10),
     "story": SamplingParams(min_p=0.07),
+    "dictate": SamplingParams(temperature=0.0),  # what was said, not what might have been
 }
 
 

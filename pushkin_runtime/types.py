@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Task = Literal["continue", "rephrase", "story"]
+from pushkin_runtime.speech_types import SpeechDecision, SpeechRows
+
+Task = Literal["continue", "rephrase", "story", "dictate"]
 FinishReason = Literal["stop", "length", "cancelled", "superseded", "deadline"]
 Quality = Literal["fast", "balanced", "best"]
 SamplingOrder = Literal["min_p_first", "temperature_first"]
@@ -114,13 +116,15 @@ class Control:
 class GenerationRequest:
     """One piece of writing to do.
 
-    text: before the caret (continue), the selection (rephrase), the premise (story).
+    text: before the caret (continue, dictate), the selection (rephrase), the premise (story).
     suffix: after the caret; candidates are chosen so that they lead into it (continue only).
-    before / after / instruction: around the selection (rephrase only).
+    before / after / instruction: around the selection (rephrase only; dictate has `after`, what follows the caret).
+    speech: what was said (dictate only); its words come back in lower case, without punctuation, after a blank.
     document_id, revision: a newer request for the same document and task supersedes an older one.
     max_tokens: None means the task's own default (`prompt.default_max_tokens`), 0 only fills the KV cache.
     adapters: None means the task's default set, () the bare base model.
     deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
+    client: for whom it is done; clients take turns.
 
     For the dialects of other servers (task continue):
     prompt_tokens: the prompt, verbatim, instead of `text`; it gets no persona. raw: `text` is laid out without
@@ -139,6 +143,7 @@ class GenerationRequest:
     before: str = ""
     after: str = ""
     instruction: str = ""
+    speech: SpeechRows | None = None
     document_id: str | None = None
     revision: int | None = None
     max_tokens: int | None = None
@@ -150,6 +155,7 @@ class GenerationRequest:
     control: Control = field(default_factory=Control)
     quality: Quality = "fast"
     deadline_ms: int | None = None
+    client: str = ""
     prompt_tokens: tuple[int, ...] | None = None
     raw: bool = False
     cut_prompt: bool = True
@@ -252,6 +258,7 @@ class GenerationResult:
     timings: Timings
     truncated: bool = False
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    speech: SpeechDecision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from indexer.checked_folder import read_folder
+from adapters.checked_folder import read_folder
+from indexer.errors import PersonaUnavailable
 from indexer.persona_vector import KIND
 from indexer.style_encoder import load_style_encoder
 from pushkin_runtime.control_tokens import LANGUAGES
@@ -116,7 +117,7 @@ def load_model(base: Path, adapter: Path | None) -> PersonaModel:
     model = load_base(base)
     if adapter is None:
         return PersonaModel(model, TrainablePlug(PlugShape(1, 1), 1.0)).eval()
-    content = read_folder(adapter, KIND)
+    content = read_folder(adapter, KIND, PersonaUnavailable)
     arrays = dict(content.arrays)
     n_soft, hidden_size = arrays["null"].shape
     n_projector, n_embedding = arrays["in_w"].shape

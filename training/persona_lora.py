@@ -21,10 +21,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adapters.checked_folder import About, write_folder
 from adapters.draft import Provenance
 from adapters.install import write
 from adapters.peft_format import import_peft
-from indexer.checked_folder import About, write_folder
 from indexer.persona_vector import KIND
 from indexer.style_encoder import load_style_encoder
 from pushkin_runtime.model_store import base_model, open_model

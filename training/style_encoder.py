@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indexer.checked_folder import About, write_folder
+from adapters.checked_folder import About, write_folder
 from indexer.style_encoder import HASH_BITS, KIND, N_RHYTHM, counted, features, slots
 from pushkin_runtime.control_tokens import LANGUAGES
 from training.persona_data import WorkRuns, load

@@ -14,7 +14,6 @@ from api.document_answers import (
     ConsentChanged,
     FolderRemoved,
     JobAccepted,
-    ReceiptAnswer,
     consent_answer,
     job_answer,
     receipt_answer,
@@ -22,7 +21,8 @@ from api.document_answers import (
 from api.document_schemas import ConsentBody, FolderBody, FolderName
 from api.json_route import StrictJsonRoute
 from api.openapi import error_responses
-from api.services import IndexDep
+from api.services import IndexDep, ServicesDep
+from api.usage_answers import EverythingForgotten, erased_answer
 from indexer.service import ConsentChange
 
 router = APIRouter(tags=["consent"], route_class=StrictJsonRoute)
@@ -76,11 +76,16 @@ async def unwatch_folder(name: FolderName, index: IndexDep) -> FolderRemoved:
 
 @router.delete(
     "/v1/persona",
-    summary="Forget everything: documents, vectors, personas, decisions. Consent is off afterwards",
+    summary="Forget everything: documents, vectors, personas, statistics, decisions. "
+    "Consent is off afterwards",
     responses=error_responses(401, 403, 421, 503),
 )
-async def forget_everything(index: IndexDep) -> ReceiptAnswer:
-    return receipt_answer(await asyncio.wrap_future(index.forget_everything()))
+async def forget_everything(index: IndexDep, services: ServicesDep) -> EverythingForgotten:
+    erased = None
+    if services.usage is not None:
+        erased = erased_answer(await asyncio.wrap_future(services.usage.forget()))
+    receipt = receipt_answer(await asyncio.wrap_future(index.forget_everything()))
+    return {**receipt, "statistics": erased}
 
 
 @router.get(

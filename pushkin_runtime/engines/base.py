@@ -6,7 +6,7 @@ Every method of an engine, and of what it returns, runs on the inference thread 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adapters.composition import Composition
 from adapters.format import BaseModel
+from pushkin_runtime.speech_model import EncoderConfig
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import ModelInfo, SamplingParams, TokenLogprob
 
@@ -54,6 +55,23 @@ class Embeddings:
 
 
 Segment = Tokens | Embeddings
+
+
+class SpeechEncoder(Protocol):
+    """A frozen Whisper encoder with its projector, in an engine's arrays; inference thread only."""
+
+    config: EncoderConfig
+
+    def encode(
+        self, mels: Sequence[NDArray[np.float32]]
+    ) -> Generator[bool, None, list[NDArray[np.float32]]]:
+        """Return the states (n_states, d_model) of each mel (n_mels, n_frames), yielding True after each layer.
+
+        Clips of different length may share a batch: the padding between them changes nothing.
+        """
+
+    def project(self, stacked: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (n, hidden_size) of (n, n_stack * d_model): rows as `Embeddings` has them."""
 
 
 class Lora(Protocol):

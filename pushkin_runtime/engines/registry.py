@@ -6,11 +6,13 @@ import importlib
 import importlib.util
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pushkin_runtime.engines.base import Engine, EngineOptions
-from pushkin_runtime.errors import EngineUnavailable
+from pushkin_runtime.engines.base import Engine, EngineOptions, SpeechEncoder
+from pushkin_runtime.errors import CapabilityMissing, EngineUnavailable
 from pushkin_runtime.model_store import require_files
+from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
 
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
@@ -18,6 +20,10 @@ ENGINES: dict[str, str] = {
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
 
+SPEECH_ENCODERS: dict[str, str] = {
+    "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
+    "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
+}
 
 MODEL_FREE = frozenset({"scripted"})
 
@@ -60,3 +66,20 @@ def create_engine(choice: EngineChoice, options: EngineOptions) -> Engine:
         ) from error
     engine: Engine = getattr(module, class_name)(options)
     return engine
+
+
+def create_speech_encoder(
+    engine: str, config: EncoderConfig, weights: Mapping[str, FloatArray], projector: Projector
+) -> SpeechEncoder:
+    """Bring a speech encoder into the arrays of the engine of that name.
+
+    Raises CapabilityMissing for an engine that hears nothing.
+    """
+    if engine not in SPEECH_ENCODERS:
+        raise CapabilityMissing(
+            f"The {engine} engine cannot hear; use mlx or torch.", param="speech"
+        )
+    module_name, class_name = SPEECH_ENCODERS[engine].split(":")
+    make = getattr(importlib.import_module(module_name), class_name)
+    encoder: SpeechEncoder = make(config, weights, projector)
+    return encoder

@@ -19,14 +19,11 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.event_hub import EventHub
 from api.metrics.instruments import Metrics
-from api.metrics.observer import MeteredRuntime
-from api.pairing import Pairing
+from api.metrics.observer import GenerationEnds
 from api.scopes import TokenScope
-from api.services import ApiLimits, GenerationHandle, Services, TextEmbedder, loopback_hosts
+from api.services import ApiLimits, GenerationHandle, Services, loopback_hosts
 from api.tokens import FixedTokens
-from indexer.service import DocumentIndex
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.handle import GenerationHandle as RuntimeHandle
@@ -143,7 +140,10 @@ StartDaemon = Callable[..., Daemon]
 
 @contextmanager
 def running_daemons() -> Iterator[StartDaemon]:
-    """A function that starts daemons, all of which are stopped at the end."""
+    """A function that starts daemons, all of which are stopped at the end.
+
+    parts: fields of `Services`, as they are.
+    """
     started: list[Daemon] = []
 
     def start(
@@ -154,12 +154,8 @@ def running_daemons() -> Iterator[StartDaemon]:
         fail_after: int | None = None,
         limits: ApiLimits | None = None,
         tokens: Mapping[str, TokenScope] | None = None,
-        without_token: TokenScope | None = None,
-        pairing: Pairing | None = None,
         adapters: AdapterOptions | None = None,
-        index: DocumentIndex | None = None,
-        events: EventHub | None = None,
-        embedder: TextEmbedder | None = None,
+        **parts: Any,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
         options = RuntimeOptions(
@@ -170,7 +166,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         )
         metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)
-        runtime.observe(MeteredRuntime(metrics, beyond=Unobserved()))
+        runtime.observe(GenerationEnds(metrics, parts.get("usage"), beyond=Unobserved()))
         runtime.start()
         until(lambda: runtime.status().state == "ready")
         permits = threading.Semaphore(0) if gated else None
@@ -181,16 +177,12 @@ def running_daemons() -> Iterator[StartDaemon]:
         services = Services(
             runtime=tapped,
             tokens=FixedTokens.of({TOKEN: "admin"} | dict(tokens or {})),
-            without_token=without_token,
-            pairing=pairing,
             allowed_hosts=loopback_hosts(1799),
             version="0.1.0",
             started_at=time.time(),
             limits=limits or ApiLimits(wrong_token_pause_s=0),
-            index=index,
-            events=events or EventHub(),
             metrics=metrics,
-            embedder=embedder,
+            **parts,
         )
         daemon = Daemon(create_app(services), services, tapped, engine, permits)
         started.append(daemon)

@@ -276,6 +276,7 @@ async def test_the_export_has_everything_and_forgetting_leaves_nothing(with_inde
     assert kinds == ["header", "consent", "document", "paragraph", "paragraph"]
     assert CANARY in exported.text
     assert (receipt["documents_removed"], receipt["verified"]) == (1, True)
+    assert receipt["statistics"] is None  # this daemon keeps none
     assert [json.loads(line)["type"] for line in after.splitlines()] == ["header", "consent"]
     for path in (tmp_path / "index.noindex").iterdir():
         assert CANARY.encode() not in path.read_bytes()

@@ -22,6 +22,7 @@ PACKAGES = [
     "pushkin_runtime",
     "quality",
     "training",
+    "usage",
 ]
 SOURCES = sorted(
     path for folder in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from indexer.checked_folder import About, write_folder
+from adapters.checked_folder import About, write_folder
 from indexer.errors import PersonaUnavailable
 from indexer.persona_vector import (
     DOCUMENT_CAP,

@@ -1,4 +1,4 @@
-"""What the persona is made with lies in folders of two files: KIND.json, which vouches for KIND.safetensors.
+"""What is trained beside an adapter lies in two files: KIND.json, which vouches for KIND.safetensors.
 
 Both are read with the care that adapters get: no links, a checked header, finite numbers, the SHA-256 that
 the manifest names. The manifest's `facts` are for people; nothing here depends on them.
@@ -19,57 +19,59 @@ from adapters.errors import AdapterError
 from adapters.tensor_file import DTYPES, read_tensors
 from adapters.tensor_writer import Written, header_bytes, raw, write_new
 from adapters.untrusted import parse_json, read_small
-from indexer.errors import PersonaUnavailable
 
 FORMAT = 1
 MAX_BYTES = 64 << 20
 _KEYS = {"format", "kind", "sha256", "n_bytes", "settings", "licence", "languages", "facts"}
 Made = TypeVar("Made")
+Failure = Callable[[str], Exception]  # the error type of whoever reads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CheckedFolder:
-    """kind: the files' stem. sha256: of the tensors' file. settings: what the reader needs beside tensors."""
+    """kind: the files' stem. sha256: of the tensors' file. settings: what the reader needs beside tensors. failure:
+    what is raised."""
 
     kind: str
     sha256: str
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
+    failure: Failure
 
     def build(self, make: Callable[[Mapping[str, NDArray[Any]]], Made]) -> Made:
-        """Return make(arrays). Raises PersonaUnavailable when a tensor is missing or does not fit."""
+        """Return make(arrays). Raises `failure` when a tensor is missing or does not fit."""
         try:
             return make(self.arrays)
         except KeyError as error:
-            raise PersonaUnavailable(f"{self.kind}: the tensor {error} is missing.") from error
+            raise self.failure(f"{self.kind}: the tensor {error} is missing.") from error
         except (ValueError, TypeError) as error:
-            raise PersonaUnavailable(f"{self.kind}: {str(error)[:300]}.") from error
+            raise self.failure(f"{self.kind}: {str(error)[:300]}.") from error
 
 
-def read_folder(folder: Path, kind: str) -> CheckedFolder:
-    """Return the checked content. Raises PersonaUnavailable with what is wrong."""
+def read_folder(folder: Path, kind: str, failure: Failure) -> CheckedFolder:
+    """Return the checked content. Raises `failure` with what is wrong."""
     try:
         manifest = parse_json(read_small(folder / f"{kind}.json", f"{kind}.json"))
         tensors = read_tensors(
             folder / f"{kind}.safetensors", f"{kind}.safetensors", max_bytes=MAX_BYTES
         )
     except AdapterError as error:
-        raise PersonaUnavailable(str(error)) from error
+        raise failure(str(error)) from error
     except ValueError as error:
-        raise PersonaUnavailable(f"{kind}.json is not valid JSON: {str(error)[:120]}.") from error
+        raise failure(f"{kind}.json is not valid JSON: {str(error)[:120]}.") from error
     if not isinstance(manifest, dict) or manifest.keys() != _KEYS:
-        raise PersonaUnavailable(f"{kind}.json must have just the keys {', '.join(sorted(_KEYS))}.")
+        raise failure(f"{kind}.json must have just the keys {', '.join(sorted(_KEYS))}.")
     if (manifest["format"], manifest["kind"]) != (FORMAT, kind):
-        raise PersonaUnavailable(f'{kind}.json: expected "format": {FORMAT}, "kind": "{kind}".')
+        raise failure(f'{kind}.json: expected "format": {FORMAT}, "kind": "{kind}".')
     if (manifest["sha256"], manifest["n_bytes"]) != (tensors.sha256, tensors.n_bytes):
-        raise PersonaUnavailable(
+        raise failure(
             f"{kind}.safetensors is not the file that {kind}.json describes: copy both again."
         )
     if not isinstance(manifest["settings"], dict) or not isinstance(manifest["facts"], dict):
-        raise PersonaUnavailable(f"{kind}.json: settings and facts must be objects.")
+        raise failure(f"{kind}.json: settings and facts must be objects.")
     return CheckedFolder(
-        kind, tensors.sha256, manifest["settings"], manifest["facts"], tensors.arrays
+        kind, tensors.sha256, manifest["settings"], manifest["facts"], tensors.arrays, failure
     )
 
 

@@ -1,0 +1,138 @@
+"""Speech models on disk: the projector beside the adapter `dictate`, and the Whisper encoder it was trained on.
+
+ROOT/dictate/adapter.*           the audio LoRA, an adapter like any other
+ROOT/dictate/speech-projector.*  JSON that vouches for the safetensors; names the encoder and the SHA-256 of its weights
+MODELS/<encoder>/                config.json and encoder.safetensors (or model.safetensors), as Hugging Face lays them out
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from adapters.checked_folder import read_folder
+from pushkin_runtime.errors import CapabilityMissing, ModelCorrupt, ModelNotFound
+from pushkin_runtime.speech_model import (
+    EncoderConfig,
+    FloatArray,
+    Projector,
+    encoder_config,
+    encoder_weights,
+)
+
+ADAPTER = "dictate"
+KIND = "speech-projector"
+WEIGHT_NAMES = ("encoder.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechFiles:
+    """A speech model, read and checked. encoder: its folder's name."""
+
+    encoder: str
+    encoder_sha256: str
+    config: EncoderConfig
+    weights: Mapping[str, FloatArray]
+    projector: Projector
+    base_digest: str
+
+
+def read_speech(adapter_roots: Sequence[Path], model_roots: Sequence[Path]) -> SpeechFiles:
+    """Read the first projector that is there and its encoder.
+
+    Raises CapabilityMissing when either is not there, ModelCorrupt when one is damaged or another than was meant.
+    """
+    folder = next(
+        (r / ADAPTER for r in adapter_roots if (r / ADAPTER / f"{KIND}.json").is_file()), None
+    )
+    if folder is None:
+        raise CapabilityMissing(
+            f"Dictation needs a speech model: no {ADAPTER}/{KIND}.json beside the adapters of this model.",
+            param="speech",
+        )
+    content = read_folder(folder, KIND, ModelCorrupt)
+    settings = content.settings
+    if not {"encoder", "encoder_sha256", "n_stack", "base_digest"} <= settings.keys():
+        raise ModelCorrupt(
+            f"{folder.name}/{KIND}.json: the settings lack the encoder, the stacking or the base."
+        )
+    projector = content.build(lambda arrays: _projector(arrays, int(settings["n_stack"])))
+    name, wanted = str(settings["encoder"]), str(settings["encoder_sha256"])
+    where = next(
+        (r / name for r in model_roots if Path(name).name == name and (r / name).is_dir()), None
+    )
+    if where is None:
+        raise CapabilityMissing(
+            f"Dictation needs the speech encoder {name}, which does not come with the program: "
+            f"`pushkin models import DIR` takes it from a folder with its config.json and safetensors.",
+            param="speech",
+        )
+    found = weights_sha256(where)
+    if found != wanted:
+        raise ModelCorrupt(
+            f"The speech encoder {name} is not the one this speech model was trained on (SHA-256 {found[:12]}…, "
+            f"expected {wanted[:12]}…): import the right one."
+        )
+    config, weights = read_encoder(where)
+    n_in = projector.n_stack * config.d_model
+    if projector.first.shape[1] != n_in:
+        raise ModelCorrupt(
+            f"{KIND}: reads {projector.first.shape[1]} numbers a row, {name} gives {n_in}."
+        )
+    return SpeechFiles(name, found, config, weights, projector, str(settings["base_digest"]))
+
+
+def read_encoder(folder: Path) -> tuple[EncoderConfig, dict[str, FloatArray]]:
+    """Return the shape and the float32 weights of a Whisper encoder. Raises ModelNotFound or ModelCorrupt."""
+    path = weights_file(folder)
+    try:
+        config = encoder_config(
+            json.loads((folder / "config.json").read_bytes()), f"{folder.name}/config.json"
+        )
+        tensors = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelCorrupt(f"{folder.name}: cannot be read ({error}). Import it again.") from error
+    return config, encoder_weights(config, tensors, f"{folder.name}/{path.name}")
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the safetensors file of an encoder's folder. Raises ModelNotFound."""
+    found = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+    if found is None or not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder}: expected config.json and {' or '.join(WEIGHT_NAMES)}.")
+    return found
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 (hex) of an encoder's weights. Raises ModelNotFound."""
+    with weights_file(folder).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _projector(arrays: Mapping[str, NDArray[Any]], n_stack: int) -> Projector:
+    names = ("first", "first_bias", "second", "second_bias")
+    first, first_bias, second, second_bias = (
+        np.ascontiguousarray(arrays[name], dtype=np.float32) for name in names
+    )
+    n_hidden = len(first_bias)
+    if (
+        first.ndim != 2
+        or first.shape[0] != n_hidden
+        or second.shape != (len(second_bias), n_hidden)
+    ):
+        raise ValueError(
+            f"matrices {first.shape} and {second.shape} with {n_hidden} hidden units do not fit"
+        )
+    [row_rms] = arrays["row_rms"].astype(float).tolist()
+    if not row_rms > 0:
+        raise ValueError(f"row_rms is {row_rms}")
+    return Projector(n_stack, first, first_bias, second, second_bias, row_rms)

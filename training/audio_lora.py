@@ -1,0 +1,231 @@
+"""Stage 2, audio: `python -m training.audio_lora --base DIR --features DIR --out DIR`.
+
+The encoder is frozen: its states lie in FEATURES (`training.speech_features`). First the projector alone learns, by CTC; then
+projector and audio LoRA together learn to write what was said, the first token being <dict>, <cmd> or <none>. Half of the
+second part's batches run under the persona adapter, so that dictation works with and without it. A run in `--out` goes
+on, after a kill too. One CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushkin_runtime.model_store import open_model
+from pushkin_runtime.tokenizer import TextTokenizer
+from training.base_model import stop_signals
+from training.lora_model import LoraSettings, attach_lora, load_base
+from training.progress import Metrics, plot_loss, reporting
+from training.speech_examples import Batch, Pieces, Sampler, load_examples
+from training.speech_reader import SpeechReader, TrainableProjector, trained
+
+LICENCE = "as the repository; trained on synthetic voices, AN4 (CMU) and FSDD (CC BY-SA 4.0)"
+CHECKPOINT = "checkpoint.pt"
+LETTER_SHARE = 0.3  # of the loss over letters: it is what the hidden layer learns from first
+
+
+@dataclass(frozen=True)
+class AudioRun:
+    """One call of the trainer. steps: of both parts together, `projector_steps` of them first without the language
+    model. rows: of a batch. ctc_share: weight of the CTC loss in the second part; rates at their highest."""
+
+    base: Path
+    features: Path
+    out: Path
+    steps: int = 3000
+    projector_steps: int = 1500
+    rows: int = 800
+    n_stack: int = 3
+    n_hidden: int = 1024
+    n_merges: int = 250
+    projector_rate: float = 1.5e-3
+    joint_rate: float = 4e-4  # the projector's in the second part
+    lora_rate: float = 2.5e-3
+    ctc_share: float = 0.5
+    warm_steps: int = 300
+    weight_decay: float = 0.01
+    seed: int = 0
+    precision: str = "no"  # or bf16, slower where only some matrices are large
+    save_every: int = 100
+    max_minutes: float = 0.0
+
+
+def text_rms(base: nn.Module) -> float:
+    """Root mean square of the model's text rows as they enter the first layer, over its vocabulary."""
+    embedding: Any = base.get_input_embeddings()  # type: ignore[operator]
+    with torch.no_grad():
+        return float(embedding(torch.arange(embedding.num_embeddings)).pow(2).mean().sqrt())
+
+
+def make_model(
+    run: AudioRun, lora: LoraSettings, n_state: int, tokenizer: TextTokenizer, pieces: Pieces
+) -> SpeechReader:
+    """Base, LoRA and projector, freshly initialised from the seed."""
+    torch.manual_seed(run.seed)
+    base = load_base(run.base)
+    config: Any = base.config
+    hidden_size = config.get_text_config().hidden_size
+    projector = TrainableProjector(run.n_stack * n_state, run.n_hidden, hidden_size, text_rms(base))
+    return SpeechReader(attach_lora(base, lora), projector, tokenizer, pieces, run.n_stack)
+
+
+def _optimizer(model: SpeechReader, run: AudioRun) -> torch.optim.AdamW:
+    lora = [p for p in model.model.parameters() if p.requires_grad]
+    groups = [
+        {"params": lora, "highest": run.lora_rate},
+        {
+            "params": [
+                *model.projector.parameters(),
+                model.ctc_bias,
+                model.ctc_gain,
+                *model.letters.parameters(),
+            ],
+            "highest": run.projector_rate,
+        },
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=run.weight_decay)
+
+
+def rates(run: AudioRun, step: int, seconds: float) -> tuple[float, float]:
+    """The LoRA's and the projector's learning rate of a step."""
+    if step < run.projector_steps:
+        part = step / run.projector_steps
+        return 0.0, run.projector_rate * min((step + 1) / 100, 1.0) * _fall(part, 0.25)
+    since = step - run.projector_steps
+    part = since / max(1, run.steps - run.projector_steps)
+    if run.max_minutes:
+        part = max(part, seconds / (run.max_minutes * 60))
+    warm = min((since + 1) / 40, 1.0)
+    return run.lora_rate * warm * _fall(part, 0.02), run.joint_rate * warm * _fall(part, 0.02)
+
+
+def _fall(part: float, lowest: float) -> float:
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+
+
+def train(run: AudioRun, model: SpeechReader, sampler: Sampler) -> dict[str, Any]:
+    """Train, or go on training, to `run.steps`, the time budget or a signal; {"step", "tokens", "seconds"}."""
+    optimizer = _optimizer(model, run)
+    done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
+    if (run.out / CHECKPOINT).is_file():
+        done = restore(run.out / CHECKPOINT, model, optimizer)
+    model.train()
+    with stop_signals() as received, reporting(run.out, run.steps, done["step"]) as report:
+        while done["step"] < run.steps and not received:
+            if 0 < run.max_minutes * 60 < done["seconds"]:
+                break
+            done, metrics = _step(run, model, optimizer, sampler.draw(done["step"]), done)
+            report(metrics)
+            if done["step"] % run.save_every == 0:
+                _save(run.out / CHECKPOINT, model, optimizer, done)
+    _save(run.out / CHECKPOINT, model, optimizer, done)
+    plot_loss(run.out)
+    return done
+
+
+def _step(
+    run: AudioRun, model: SpeechReader, optimizer: Any, batch: Batch, done: dict[str, Any]
+) -> tuple[dict[str, Any], Metrics]:
+    began, step = time.monotonic(), done["step"]
+    highest = rates(run, step, done["seconds"])
+    for group, rate in zip(optimizer.param_groups, highest, strict=True):
+        group["lr"] = rate
+    loss, shown = losses(run, model, batch, is_joint=step >= run.projector_steps)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    took = time.monotonic() - began
+    moved = {
+        "step": step + 1,
+        "tokens": done["tokens"] + batch.n_targets,
+        "seconds": done["seconds"] + took,
+    }
+    factor = highest[1] / run.projector_rate
+    return moved, Metrics(
+        step + 1, moved["tokens"], shown, factor, float(norm), batch.n_targets / took, took
+    )
+
+
+def losses(
+    run: AudioRun, model: SpeechReader, batch: Batch, is_joint: bool
+) -> tuple[Tensor, float]:
+    """What is minimised, nats a target token, and what is shown: CTC in the first part, writing in the second."""
+    hidden = model.projector.hidden(batch.stacked)
+    rows = model.projector(hidden)
+    ctc = model.ctc_loss(rows, batch) / batch.n_targets
+    aligned = ctc + LETTER_SHARE * model.letter_loss(hidden, batch) / batch.n_targets
+    if not is_joint:
+        return aligned, float(ctc.detach())
+    half = run.precision == "bf16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        writing = model.writing_loss(rows, batch, half) / batch.n_targets
+    return writing + run.ctc_share * aligned, float(writing.detach())
+
+
+def _save(path: Path, model: SpeechReader, optimizer: Any, done: dict[str, Any]) -> None:
+    content = {"model": dict(trained(model)), "optimizer": optimizer.state_dict(), "done": done}
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)
+
+
+def restore(path: Path, model: SpeechReader, optimizer: Any = None) -> dict[str, Any]:
+    """Load a checkpoint of this trainer into the model; {"step", "tokens", "seconds"}."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    own = dict(model.named_parameters())
+    if content["model"].keys() != trained(model).keys():
+        raise ValueError(f"{path} is of another shape of run: use a fresh --out")
+    with torch.no_grad():
+        for name, value in content["model"].items():
+            own[name].copy_(value)
+    if optimizer is not None:
+        optimizer.load_state_dict(content["optimizer"])
+    done: dict[str, Any] = content["done"]
+    return done
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.audio_lora", description=__doc__)
+    for name in ("base", "features", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    defaults = AudioRun(Path(), Path(), Path())
+    for field in fields(AudioRun)[3:]:
+        value = getattr(defaults, field.name)
+        parser.add_argument("--" + field.name.replace("_", "-"), default=value, type=type(value))
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads, 0 keeps the default")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; see the module's docstring."""
+    arguments = vars(_parser().parse_args(argv))
+    if threads := arguments.pop("threads"):
+        torch.set_num_threads(threads)
+    lora = LoraSettings(rank=arguments.pop("rank"), dropout=0.0)
+    run = AudioRun(**arguments)
+    run.out.mkdir(parents=True, exist_ok=True)
+    spec = open_model(run.base)
+    tokenizer = TextTokenizer(run.base / "tokenizer.json", spec.config.vocab_size)
+    pieces = Pieces(tokenizer, run.base / "tokenizer.json", run.n_merges)
+    examples = load_examples(run.features, "train", run.n_stack, pieces)
+    n_state = examples[0].stacked.shape[1] // run.n_stack
+    print(f"{len(examples)} clips, {len(pieces.ids)} pieces", flush=True)
+    model = make_model(run, lora, n_state, tokenizer, pieces)
+    done = train(
+        run, model, Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack, run.warm_steps)
+    )
+    print(done)
+
+
+if __name__ == "__main__":
+    main()
