@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from audio.dictation import Dictation
     from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
 _N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
+_DICTATION_CLOSE_S = 1.0
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -223,6 +225,7 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
     if trace is not None:
@@ -240,6 +243,7 @@ class Edge:
     events: EventHub
     embeddings: EmbeddingDesk
     usage: UsageDesk
+    dictation: Dictation
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
@@ -251,6 +255,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
     from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
+    from daemon.dictation import build_dictation
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
@@ -278,6 +283,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
         sink=heard,
     )
     embeddings = build_embedding_desk(loaded)
+    dictation = build_dictation(loaded, events, runtime)
     app = create_app(
         Services(
             runtime=runtime,
@@ -294,9 +300,10 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
             usage=usage,
             trace=trace,
             embedder=embeddings,
+            dictation=dictation,
         )
     )
-    return Edge(app, index, events, embeddings, usage)
+    return Edge(app, index, events, embeddings, usage, dictation)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
