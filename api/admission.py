@@ -40,7 +40,7 @@ class AdmissionMiddleware:
         n_bytes = _body_bytes(scope, self._limits)
         refusal = self._refusal(client, n_bytes)
         if refusal is not None:
-            answer = refusal.response(scope["state"]["request_id"])
+            answer = refusal.response(scope["state"]["request_id"], scope["path"])
             return await answer(scope, receive, send)
         self._open[client] += 1
         self._n_body_bytes += n_bytes

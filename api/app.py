@@ -9,10 +9,12 @@ from starlette.middleware import Middleware
 
 from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
-from api.openai_dialect import embeddings, models
+from api.llama_dialect import completion, lora_adapters, server, tokens
+from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
+    dictation,
     documents,
     events,
     health,
@@ -21,6 +23,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    transcriptions,
     usage,
     writing,
 )
@@ -62,7 +65,14 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        completions,
         embeddings,
+        dictation,
+        transcriptions,
+        completion,
+        tokens,
+        lora_adapters,
+        server,
         events,
         health,
         pairing,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from adapters import errors as adapters
 from api.json_text import json_bytes
+from audio import errors as audio
 from indexer import errors as indexer
 from pushkin_runtime import errors as runtime
 from usage import errors as usage
@@ -38,8 +39,11 @@ STATUSES: dict[str, int] = {
     "invalid_value": 400,
     "text_empty": 400,
     "invalid_request": 400,
+    "context_length_exceeded": 400,
     "choice_unknown": 400,
     "adapter_error": 400,
+    "audio_error": 400,
+    "audio_format_unsupported": 400,
     "body_timeout": 400,  # not 408: the official OpenAI client would send the same body again
     "unauthorized": 401,
     "origin_refused": 403,
@@ -54,9 +58,11 @@ STATUSES: dict[str, int] = {
     "model_not_found": 404,
     "request_not_found": 404,
     "document_not_found": 404,
+    "audio_device_not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,
     "document_too_large": 413,
+    "audio_too_long": 413,
     "unsupported_media_type": 415,
     "host_refused": 421,
     "adapter_exists": 422,
@@ -71,6 +77,10 @@ STATUSES: dict[str, int] = {
     "document_unsupported": 422,
     "document_empty": 422,
     "persona_unavailable": 422,
+    "audio_unreadable": 422,
+    "audio_digital_silence": 422,
+    "audio_stopped": 422,
+    "command_not_offered": 422,
     "adapter_in_use": 423,  # not 409: the official OpenAI client would repeat it at once
     "client_closed": 499,  # for the log: nobody is left to read it
     "internal_error": 500,
@@ -84,9 +94,11 @@ STATUSES: dict[str, int] = {
     "index_fault": 500,
     "index_damaged": 500,
     "embedding_failed": 500,
+    "audio_capture_failed": 500,
     "usage_error": 500,
     "usage_fault": 500,
     "capability_missing": 501,
+    "speech_unavailable": 501,
     "not_ready": 503,
     "queue_full": 503,
     "draining": 503,
@@ -94,6 +106,9 @@ STATUSES: dict[str, int] = {
     "embedding_queue_full": 503,
     "index_locked": 503,
     "index_closed": 503,
+    "dictation_busy": 503,
+    "dictation_closed": 503,
+    "dictation_stalled": 503,
     "usage_closed": 503,
 }
 
@@ -106,6 +121,7 @@ CODES: dict[type[Exception], str] = {
     runtime.EngineUnavailable: "engine_unavailable",
     runtime.EngineFailed: "engine_failed",
     runtime.InvalidRequest: "invalid_request",
+    runtime.ContextExceeded: "context_length_exceeded",
     runtime.CapabilityMissing: "capability_missing",
     runtime.NotReady: "not_ready",
     runtime.QueueFull: "queue_full",
@@ -136,6 +152,17 @@ CODES: dict[type[Exception], str] = {
     indexer.IndexQueueFull: "index_queue_full",
     indexer.EmbeddingQueueFull: "embedding_queue_full",
     indexer.IndexClosed: "index_closed",
+    audio.AudioError: "audio_error",
+    audio.FormatUnsupported: "audio_format_unsupported",
+    audio.DeviceNotFound: "audio_device_not_found",
+    audio.CaptureFailed: "audio_capture_failed",
+    audio.DigitalSilence: "audio_digital_silence",
+    audio.AudioUnreadable: "audio_unreadable",
+    audio.AudioTooLong: "audio_too_long",
+    audio.AudioStopped: "audio_stopped",
+    audio.SpeechUnavailable: "speech_unavailable",
+    audio.DictationBusy: "dictation_busy",
+    audio.DictationClosed: "dictation_closed",
     usage.UsageError: "usage_error",
     usage.TextConsentEarly: "text_consent_early",
     usage.ChoiceUnknown: "choice_unknown",
@@ -143,6 +170,15 @@ CODES: dict[type[Exception], str] = {
     usage.UsageFault: "usage_fault",
     ClientDisconnect: "client_closed",
 }
+
+LLAMA_PATHS = frozenset(
+    (
+        *("/completion", "/completions", "/infill"),
+        *("/tokenize", "/detokenize", "/apply-template"),
+        *("/embedding", "/embeddings"),
+        *("/lora-adapters", "/props", "/slots"),
+    )
+)
 
 # launchd starts the next daemon within about this long.
 DRAINING_RETRY_AFTER_S = 2
@@ -167,6 +203,28 @@ class ErrorBody(TypedDict):
     error: ErrorDetail
 
 
+class LlamaErrorDetail(TypedDict):
+    """As llama-server writes it, `code` being the status; `reason` is our code, see `ErrorDetail`."""
+
+    code: int
+    message: str
+    type: str
+    n_prompt_tokens: NotRequired[int]
+    n_ctx: NotRequired[int]
+    reason: str
+    param: str | None
+    request_id: str
+
+
+class LlamaErrorBody(TypedDict):
+    """The same on the paths of llama-server's dialect."""
+
+    error: LlamaErrorDetail
+
+
+AnyErrorBody = ErrorBody | LlamaErrorBody
+
+
 class ApiError(HTTPException):
     """A refusal with a code of `STATUSES`; an HTTPException so that FastAPI lets it through unchanged."""
 
@@ -177,10 +235,13 @@ class ApiError(HTTPException):
         *,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        exceeded: runtime.ContextExceeded | None = None,
     ) -> None:
+        """exceeded: the numbers behind `context_length_exceeded`."""
         super().__init__(STATUSES[code], detail=message, headers=headers)
         self.code = code
         self.param = param
+        self._exceeded = exceeded
 
     def body(self, request_id: str) -> ErrorBody:
         """The error as the client reads it, in an answer or in an SSE event."""
@@ -194,14 +255,38 @@ class ApiError(HTTPException):
             }
         }
 
-    def response(self, request_id: str) -> Response:
-        """The whole answer."""
+    def llama_body(self, request_id: str) -> LlamaErrorBody:
+        """The same for clients of llama-server."""
+        detail: LlamaErrorDetail = {
+            "code": self.status_code,
+            "message": self.detail,
+            "type": _llama_type_of(self.status_code),
+            "reason": self.code,
+            "param": self.param,
+            "request_id": request_id,
+        }
+        if self._exceeded is not None:
+            detail["type"] = "exceed_context_size_error"
+            detail["n_prompt_tokens"] = self._exceeded.n_prompt_tokens
+            detail["n_ctx"] = self._exceeded.n_context
+        return {"error": detail}
+
+    def response(self, request_id: str, path: str) -> Response:
+        """The whole answer, as the clients of `path` read it."""
+        body: AnyErrorBody = (
+            self.llama_body(request_id) if speaks_llama(path) else self.body(request_id)
+        )
         return Response(
-            json_bytes(self.body(request_id)),
+            json_bytes(body),
             status_code=self.status_code,
             headers=self.headers,
             media_type="application/json",
         )
+
+
+def speaks_llama(path: str) -> bool:
+    """Whether a path belongs to llama-server's dialect, whose errors have a shape of their own."""
+    return path in LLAMA_PATHS or path.startswith("/slots/")
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -215,14 +300,18 @@ def as_api_error(error: Exception) -> ApiError:
         return _internal_error()
     message = str(error) or code.replace("_", " ")
     return ApiError(
-        code, message, param=getattr(error, "param", None), headers=_retry_headers(error, code)
+        code,
+        message,
+        param=getattr(error, "param", None),
+        headers=_retry_headers(error, code),
+        exceeded=error if isinstance(error, runtime.ContextExceeded) else None,
     )
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """The exception handler for every class the application knows."""
     log_failure(error, request.state.request_id)
-    return as_api_error(error).response(request.state.request_id)
+    return as_api_error(error).response(request.state.request_id, request.url.path)
 
 
 def log_failure(error: Exception, request_id: str) -> None:
@@ -255,6 +344,11 @@ def _type_of(status: int) -> str:
     return {401: "authentication_error", 403: "permission_error"}.get(
         status, "invalid_request_error"
     )
+
+
+def _llama_type_of(status: int) -> str:
+    types = {404: "not_found_error", 501: "not_supported_error", 503: "unavailable_error"}
+    return types.get(status) or _type_of(status)
 
 
 def _from_framework(error: HTTPException) -> ApiError:

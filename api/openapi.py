@@ -9,9 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from api.answers import DeltaEvent, ProgressEvent, StartEvent
+from api.dictation_events import DictationEventAnswer
+from api.dictation_schemas import ControlMessage, StartMessage
 from api.document_answers import IndexEventAnswer
 from api.document_schemas import DocumentBody
-from api.errors import STATUSES, ErrorBody
+from api.errors import STATUSES, ErrorBody, LlamaErrorBody
 from api.schemas import ContinueBody, RephraseBody, StoryBody
 from api.scopes import ROUTES, RouteScope
 
@@ -41,7 +43,16 @@ STREAM_CONTENT: dict[str, Any] = {
 
 # FastAPI writes integer bounds as floats (2**63 - 1 is not one), and knows nothing of events.
 _BODIES = (ContinueBody, RephraseBody, StoryBody, DocumentBody)
-_EVENTS = (StartEvent, ProgressEvent, DeltaEvent, IndexEventAnswer)
+# The messages of `WS /v1/dictation`, which OpenAPI has no place for, stand among the schemas.
+_EVENTS = (
+    StartEvent,
+    ProgressEvent,
+    DeltaEvent,
+    IndexEventAnswer,
+    StartMessage,
+    ControlMessage,
+    DictationEventAnswer,
+)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -50,6 +61,14 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"model": ErrorBody, "description": _codes_of(status)} for status in statuses
     }
     return answers | {"default": {"model": ErrorBody, "description": "Any other error"}}
+
+
+def llama_error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same with the body that llama-server's clients read."""
+    return {
+        status: {**answer, "model": LlamaErrorBody}
+        for status, answer in error_responses(*statuses).items()
+    }
 
 
 def openapi_document(app: FastAPI) -> dict[str, Any]:

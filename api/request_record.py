@@ -94,9 +94,16 @@ def request_ended(
     """Log one event and count the request."""
     method: str = scope.get("method", "WEBSOCKET")
     route = getattr(scope.get("route"), "path", None)
-    services.metrics.http_ended(
-        HttpRequest(method=method, route=route, status=record.status, duration_s=duration_s)
+    ended = HttpRequest(
+        request_id=request_id,
+        method=method,
+        route=route,
+        status=record.status,
+        duration_s=duration_s,
     )
+    services.metrics.http_ended(ended)
+    if services.trace is not None:
+        services.trace.http_ended(ended)
     if services.usage is not None and route and method != "GET" and record.status < 400:
         services.usage.count(f"{method} {route}")
     # Watchers ask for /health and /v1/status every second.

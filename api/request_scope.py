@@ -63,7 +63,7 @@ class RequestScopeMiddleware:
         except Exception as error:  # noqa: BLE001 - uvicorn would log its message, which may quote text
             log_failure(error, request_id)
             if not record.status and scope["type"] == "http":
-                answer = as_api_error(error).response(request_id)
+                answer = as_api_error(error).response(request_id, scope["path"])
                 await answer(scope, receive, send_with_id)
         request_ended(scope, record, request_id, time.perf_counter() - started, self._services)
 

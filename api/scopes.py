@@ -20,6 +20,7 @@ _RANK: dict[RouteScope, int] = {"open": 0, "menubar": 1, "editor": 2, "admin": 3
 # "METHOD pattern", the pattern as the route spells it; a WebSocket's method is WEBSOCKET.
 ROUTES: dict[str, RouteScope] = {
     "GET /health": "open",
+    "GET /v1/health": "open",
     "POST /v1/pair": "open",  # asks for a code instead
     "POST /v1/pairings": "admin",
     "DELETE /v1/pairings/{pairing_id}": "admin",
@@ -58,7 +59,9 @@ ROUTES: dict[str, RouteScope] = {
     "GET /lora-adapters": "editor",
     "POST /lora-adapters": "editor",
     "GET /props": "editor",
+    "POST /props": "admin",
     "GET /slots": "editor",
+    "POST /slots/{id_slot}": "editor",
     "POST /v1/completions": "editor",
     "POST /v1/embeddings": "editor",
     "POST /v1/audio/transcriptions": "editor",

@@ -10,20 +10,24 @@ from typing import Annotated, Protocol, cast
 from fastapi import Depends, Request
 
 from api.event_hub import EventHub
-from api.metrics.instruments import Metrics
+from api.metrics.instruments import HttpRequest, Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
+from audio.dictation import Dictation
+from audio.errors import SpeechUnavailable
 from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
+    AdapterRef,
     AdapterStatus,
     EventSink,
     GenerationRequest,
     Health,
     RuntimeStatus,
+    Task,
 )
 from usage.desk import UsageDesk
 from usage.errors import UsageClosed
@@ -54,6 +58,9 @@ class GenerationRuntime(Protocol):
     def adapters(self) -> Future[list[AdapterStatus]]:
         """Every installed adapter. Raises NotReady or Draining."""
 
+    def default_adapters(self, task: Task) -> tuple[AdapterRef, ...]:
+        """What a request that names none gets. Raises NotReady, Draining or AdapterError."""
+
     def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
         """Bring an adapter into memory. Raises AdapterError or RuntimeFault, now or from the future."""
 
@@ -77,12 +84,30 @@ class TextEmbedder(Protocol):
         """One vector per text, in order; returns at once. Raises IndexerError, now or from the future."""
 
 
+@dataclass(slots=True)
+class LoraChoice:
+    """What the last `POST /lora-adapters` chose for requests without `lora`, until the daemon ends.
+
+    None leaves it to the daemon, () is the bare base model. Read and written on the event loop.
+    """
+
+    chosen: tuple[AdapterRef, ...] | None = None
+
+
+class RequestTrace(Protocol):
+    """Whoever draws requests as spans."""
+
+    def http_ended(self, request: HttpRequest) -> None:
+        """A request ended just now; on the event loop, must not block."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
     """Bounds of the transport; bounds of single fields are in `schemas.py`, where OpenAPI shows them.
 
     max_body_bytes: a JSON body, counted also while a chunked one arrives.
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
+    max_audio_bytes: the same for a recording; OpenAI's limit of 25 MB, and the form around it.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
     max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
@@ -92,6 +117,7 @@ class ApiLimits:
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
+    max_audio_bytes: int = 26 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
     max_open_requests: int = 256
@@ -109,7 +135,9 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    dictation: sessions and the microphone; None where there are none.
     metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
+    trace: told of requests while one is taken.
     embedder: of the index, but its own and for anybody's texts.
     """
 
@@ -123,9 +151,18 @@ class Services:
     events: EventHub = field(default_factory=EventHub)
     metrics: Metrics = field(default_factory=Metrics)
     usage: UsageDesk | None = None
+    trace: RequestTrace | None = None
     embedder: TextEmbedder | None = None
     without_token: TokenScope | None = None
+    lora: LoraChoice = field(default_factory=LoraChoice)
     pairing: Pairing | None = None
+    dictation: Dictation | None = None
+
+    def require_dictation(self) -> Dictation:
+        """Dictation. Raises SpeechUnavailable where there is none to speak of."""
+        if self.dictation is None:
+            raise SpeechUnavailable("This daemon runs without dictation.")
+        return self.dictation
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:
@@ -152,6 +189,10 @@ async def _index(request: Request) -> DocumentIndex:
     return index
 
 
+async def _dictation(request: Request) -> Dictation:
+    return cast("Services", request.app.state.services).require_dictation()
+
+
 async def _usage(request: Request) -> UsageDesk:
     usage = cast("Services", request.app.state.services).usage
     if usage is None:
@@ -162,4 +203,5 @@ async def _usage(request: Request) -> UsageDesk:
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
+DictationDep = Annotated[Dictation, Depends(_dictation)]
 UsageDep = Annotated[UsageDesk, Depends(_usage)]

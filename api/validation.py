@@ -32,13 +32,13 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "less than"),
 }
-_OWN_CODES = frozenset({"text_empty", "invalid_type", "invalid_value"})
+_OWN_CODES = frozenset({"text_empty", "invalid_type", "invalid_value", "capability_missing"})
 
 
 async def answer_invalid_request(request: Request, error: Exception) -> Response:
     """The handler for RequestValidationError."""
     assert isinstance(error, RequestValidationError)
-    return refusal(error.errors()).response(request.state.request_id)
+    return refusal(error.errors()).response(request.state.request_id, request.url.path)
 
 
 def refusal(findings: Sequence[Mapping[str, Any]]) -> ApiError:

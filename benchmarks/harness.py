@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -107,25 +107,40 @@ def running_daemon(
         if prepare is not None:
             home.mkdir(mode=0o700)
             prepare(home)
-        arguments = [f"--{name}={value}" for name, value in (flags or {}).items() if value]
+        with daemon_of(home, flags) as daemon:
+            yield daemon
+
+
+@contextlib.contextmanager
+def daemon_of(home: Path, flags: Flags | None = None) -> Iterator[Daemon]:
+    """Start `pushkin serve` on a free port with a home that is kept. Raises as `running_daemon` does."""
+    with tempfile.TemporaryFile() as stderr:
         started = time.monotonic()
-        words = Path(folder) / "stderr"
-        with words.open("wb") as stderr:
-            process = subprocess.Popen(
-                # `env` adds one variable and becomes the daemon: the process id is the daemon's.
-                ["env", f"PUSHKIN_HOME={home}", *serve_command(), "--port=0", "--json", *arguments],
-                cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
+        process = spawn_daemon(home, flags, stderr)
         try:
             daemon = _await_ready(process, home, started)
             if daemon is None:
-                raise RuntimeError(f"The daemon did not become ready: {words.read_text().strip()}")
+                stderr.seek(0)
+                words = stderr.read().decode(errors="replace").strip()
+                raise RuntimeError(f"The daemon did not become ready: {words}")
             yield daemon
         finally:
             _stop(process)
+
+
+def spawn_daemon(
+    home: Path, flags: Flags | None = None, stderr: IO[bytes] | int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Start `pushkin serve --json` and return at once."""
+    arguments = [f"--{name}={value}" for name, value in (flags or {}).items() if value]
+    return subprocess.Popen(
+        # `env` adds one variable and becomes the daemon: the process id is the daemon's.
+        ["env", f"PUSHKIN_HOME={home}", *serve_command(), "--port=0", "--json", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
 
 
 def serve_command() -> list[str]:

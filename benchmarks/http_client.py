@@ -10,7 +10,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,11 @@ class Answer:
 class Refused(Exception):
     """An answer that is not a success; `code` is the API's own."""
 
-    def __init__(self, status: int, body: bytes) -> None:
-        error = json.loads(body)["error"]
+    def __init__(self, status: int, data: dict[str, Any]) -> None:
+        error = data["error"]
         super().__init__(f"{status} {error['code']}: {error['message']}")
         self.status = status
-        self.code: str = error["code"]
+        self.code = str(error["code"])  # a number in llama-server's dialect
 
 
 class Broken(Exception):
@@ -54,12 +54,18 @@ class Broken(Exception):
 
 
 class Client:
-    """One connection, opened when needed; used from one thread but for `disconnect`."""
+    """One connection, opened when needed; used from one thread but for `disconnect`.
 
-    def __init__(self, target: Target, timeout_s: float = TIMEOUT_S) -> None:
+    program: its User-Agent; programs are served in turn.
+    """
+
+    def __init__(
+        self, target: Target, timeout_s: float = TIMEOUT_S, program: str = "benchmark"
+    ) -> None:
         self._headers = {
             "Authorization": f"Bearer {target.token}",
             "Content-Type": "application/json",
+            "User-Agent": program,
         }
         self._connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
 
@@ -76,16 +82,17 @@ class Client:
     def call(
         self, method: str, path: str, body: Body | None = None, *, request_id: str | None = None
     ) -> Answer:
-        """One request and its whole answer, whatever its status."""
+        """One request and its whole answer, whatever its status; `data` is empty for what is not JSON."""
         started = time.perf_counter()
         response = self._send(method, path, body, request_id)
         content = response.read()
         total_ms = (time.perf_counter() - started) * 1000
-        return Answer(response.status, json.loads(content) if content else {}, total_ms)
+        is_json = (response.getheader("Content-Type") or "").startswith("application/json")
+        return Answer(response.status, json.loads(content) if is_json else {}, total_ms)
 
     def stream(
         self, path: str, body: Body, *, request_id: str | None = None
-    ) -> Iterator[ServerEvent]:
+    ) -> Generator[ServerEvent, None, None]:
         """Yield the events of one generation. Closing the iterator early disconnects.
 
         Raises Refused, or Broken when the connection ended before the stream did.
@@ -93,7 +100,7 @@ class Client:
         started = time.perf_counter()
         response = self._send("POST", path, {**body, "stream": True}, request_id)
         if response.status != 200:
-            raise Refused(response.status, response.read())
+            raise Refused(response.status, json.loads(response.read()))
         is_complete = False
         try:
             for name, data in _events(response):
@@ -141,5 +148,6 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, dict[str,
         elif field == b"data":
             data = value
         elif not field and data:
-            yield name, json.loads(data)
+            if data != b"[DONE]":  # how a stream ends in OpenAI's dialect
+                yield name, json.loads(data)
             name, data = "message", b""

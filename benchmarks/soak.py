@@ -67,7 +67,7 @@ def main() -> int:
         started = time.monotonic()
         workers, watch = _run(daemon, arguments.requests, arguments.workers, quiet=arguments.json)
         seconds = time.monotonic() - started
-        is_idle, last_status = _await_idle(daemon.target)
+        is_idle, last_status = await_idle(daemon.target)
     wrong = sum((worker.tally.wrong for worker in workers), Counter[str]())
     drift = drift_percent(watch.rss, arguments.requests)
     report = Report(
@@ -131,14 +131,15 @@ def _run(
     with Client(daemon.target) as client:
         while any(thread.is_alive() for thread in threads):
             n_done = sum(worker.tally.n_done for worker in workers)
-            _look(client, process, watch, n_done)
+            look(client, process, watch, n_done)
             if not quiet and len(watch.health_ms) % 200 == 0:
                 _say_progress(watch, n_done, n_requests)
             time.sleep(HEALTH_EVERY_S)
     return workers, watch
 
 
-def _look(client: Client, process: psutil.Process, watch: Watch, n_done: int) -> None:
+def look(client: Client, process: psutil.Process, watch: Watch, n_done: int) -> None:
+    """Ask for the daemon's health, and look at the process from outside."""
     answer = client.call("GET", "/health")
     watch.health_ms.append(answer.total_ms)
     watch.health_status[answer.status] += 1
@@ -154,7 +155,7 @@ def _say_progress(watch: Watch, n_done: int, n_requests: int) -> None:
     )
 
 
-def _await_idle(target: Target) -> tuple[bool, dict[str, Any]]:
+def await_idle(target: Target) -> tuple[bool, dict[str, Any]]:
     """Whether the daemon comes to rest and still writes; and its last status."""
     deadline = time.monotonic() + IDLE_TIMEOUT_S
     with Client(target) as client:

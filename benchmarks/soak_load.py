@@ -60,12 +60,13 @@ class Job:
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes by ending; wrong: those that should not have been, by what happened."""
+    """Outcomes by ending; wrong: those that should not have been, by what happened. ttft_ms: of streams."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     n_tokens: int = 0
     n_done: int = 0
+    ttft_ms: list[float] = field(default_factory=list)
 
 
 def make_job(number: int, worker: int, texts: dict[str, str]) -> Job:
@@ -104,7 +105,9 @@ class Worker:
     def __init__(self, target: Target, number: int) -> None:
         self.number = number
         self.tally = Tally()
-        self._client, self._other = Client(target), Client(target)
+        program = f"soak-{number}"
+        self._client = Client(target, program=program)
+        self._other = Client(target, program=program)
         self._texts = {language: read_script(language)["before"] for language in LANGUAGES}
 
     def close(self) -> None:
@@ -152,6 +155,7 @@ class Worker:
                 return "left"
             if event.name == "delta" and not is_reached:
                 is_reached = True
+                self.tally.ttft_ms.append(event.at_ms)
                 if job.ending == "disconnect_in_decode":
                     return "left"
                 self._end(path, job, request_id)

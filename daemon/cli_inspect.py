@@ -1,4 +1,4 @@
-"""Commands that only look: `status`, `token`, `config show`, `models list`, `version`."""
+"""Commands that only look: `token`, `config show`, `models list`, `version`."""
 
 from __future__ import annotations
 
@@ -10,37 +10,10 @@ import click
 
 from daemon import __version__
 from daemon.cli_options import json_option, load_config, port_option
-from daemon.errors import NotRunning
-from daemon.terminal import flat, print_error, print_facts, print_json, print_note, print_table
+from daemon.terminal import print_facts, print_json, print_note, print_table
 
 if TYPE_CHECKING:
     from api.scopes import TokenScope
-
-
-@click.command()
-@json_option
-@port_option
-def status(port: int | None, as_json: bool) -> int:
-    """Say what the running daemon is doing. Exit code 3: none is running."""
-    from daemon.client import DaemonClient, require_daemon
-
-    loaded = load_config(port)
-    try:
-        endpoint = require_daemon(loaded)
-    except NotRunning as error:
-        if as_json:
-            print_json({"running": False, "reason": str(error)})
-        else:
-            print_error(str(error))
-        return error.exit_code
-    with DaemonClient(loaded, endpoint) as client:
-        answer = client.get("/v1/status")
-    process = {"running": True, "pid": endpoint.pid, "port": endpoint.port}
-    if as_json:
-        print_json(process | answer)
-    else:
-        print_facts(process | flat(answer))
-    return 0
 
 
 @click.command()

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from daemon import __version__
 from daemon.auth_token import ensure_token
 from daemon.config import Loaded, adapter_defaults
+from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
     Endpoint,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from audio.dictation import Dictation
+    from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
@@ -50,6 +53,7 @@ log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
 _N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
+_DICTATION_CLOSE_S = 1.0
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -89,12 +93,16 @@ def build_runtime(loaded: Loaded) -> Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever."""
+    """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever.
+
+    trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
+    """
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
     build: Callable[[Loaded], Runtime] = build_runtime
+    trace_file: Path | None = None
 
 
 def serve(serving: Serving) -> None:
@@ -105,6 +113,7 @@ def serve(serving: Serving) -> None:
     paths = serving.loaded.paths
     signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
+    forbid_outbound(lambda event: log.warning("outbound refused", extra={"audit_event": event}))
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
@@ -182,8 +191,11 @@ def _run(
     started = time.monotonic()
     gc.disable()  # until `settle_memory`
     runtime = serving.build(serving.loaded)
+    trace = _start_trace(serving)
+    if trace is not None:
+        runtime.observe(trace)  # the loading of the default adapters too
     runtime.start()  # loads on its own thread while the web framework is imported here
-    edge = build_edge(serving.loaded, runtime, listeners.port)
+    edge = build_edge(serving.loaded, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -213,8 +225,11 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
+    if trace is not None:
+        trace.write()
     if failures and not serving.under_launchd:
         raise LoadFailed(failures[0])
 
@@ -228,9 +243,10 @@ class Edge:
     events: EventHub
     embeddings: EmbeddingDesk
     usage: UsageDesk
+    dictation: Dictation
 
 
-def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
+def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
     """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
@@ -239,6 +255,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
     from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
+    from daemon.dictation import build_dictation
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
@@ -247,10 +264,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
 
     events, metrics = EventHub(), Metrics()
     usage = UsageDesk(loaded.paths.usage_file)
-    runtime.observe(GenerationEnds(metrics, usage, beyond=Unobserved()))
+    runtime.observe(GenerationEnds(metrics, usage, beyond=trace or Unobserved()))
 
     def heard(event: IndexEvent) -> None:
         metrics.index.heard(event)
+        if trace is not None:
+            trace.index_heard(event)
         events.publish("index", index_event(event))
         if event.kind in ("deleted", "consent"):
             runtime.forget_personas()
@@ -264,6 +283,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
         sink=heard,
     )
     embeddings = build_embedding_desk(loaded)
+    dictation = build_dictation(loaded, events, runtime)
     app = create_app(
         Services(
             runtime=runtime,
@@ -278,10 +298,12 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int) -> Edge:
             pairing=Pairing(PairedClients(loaded.paths.clients), pairing_ended),
             metrics=metrics,
             usage=usage,
+            trace=trace,
             embedder=embeddings,
+            dictation=dictation,
         )
     )
-    return Edge(app, index, events, embeddings, usage)
+    return Edge(app, index, events, embeddings, usage, dictation)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
@@ -298,6 +320,17 @@ def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
         return
     if personas is not None:
         runtime.use_personas(personas)
+
+
+def _start_trace(serving: Serving) -> Trace | None:
+    from daemon.trace import Trace
+
+    if serving.trace_file is None:
+        return None
+    ids = LogIds(ensure_log_key(serving.loaded.paths.log_key_file))
+    trace = Trace(serving.trace_file, ids)
+    signal.signal(signal.SIGUSR2, lambda _number, _frame: trace.write_aside())
+    return trace
 
 
 def _stop_while_starting(_: int, __: object) -> None:

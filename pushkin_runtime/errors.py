@@ -57,12 +57,8 @@ class InvalidRequest(RuntimeFault):
 class ContextExceeded(InvalidRequest):
     """The prompt is longer than the model can read, and the caller does not want it cut."""
 
-    def __init__(self, n_prompt_tokens: int, n_context: int) -> None:
-        super().__init__(
-            f"The prompt has {n_prompt_tokens} tokens, and the context takes {n_context} with at least one "
-            "for the answer; send less of the text.",
-            param="prompt",
-        )
+    def __init__(self, message: str, *, n_prompt_tokens: int = 0, n_context: int = 0) -> None:
+        super().__init__(message, param="prompt")
         self.n_prompt_tokens = n_prompt_tokens
         self.n_context = n_context
 

@@ -125,7 +125,7 @@ class Generation:
             return "decode"
         return "prefill" if self._holds_adapters or not self._adapters.specs else "adapter"
 
-    def _work(self) -> Iterator[bool]:
+    def _work(self) -> Generator[bool, None, None]:
         clock = self._clock
         clock.leave_queue(self.handle.elapsed_ms())
         if self.handle.end_reason() is not None:

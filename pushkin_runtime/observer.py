@@ -5,7 +5,7 @@ Each method wraps what it is given, or gives it back as it is; what nobody watch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
 
 from pushkin_runtime.types import EventSink, GenerationRequest
@@ -20,8 +20,8 @@ class Observer(Protocol):
         """Return where the events of a request go; called by `submit`, on the caller's thread."""
 
     def units(
-        self, request_id: str, stage: Callable[[], str], units: Iterator[bool]
-    ) -> Iterator[bool]:
+        self, request_id: str, stage: Callable[[], str], units: Generator[bool, None, None]
+    ) -> Generator[bool, None, None]:
         """Return the units of work of a generation; `stage` names the one that has just been done."""
 
     def load(self, n_adapters: int, load: Callable[[], T]) -> Callable[[], T]:
@@ -35,8 +35,8 @@ class Unobserved:
         return sink
 
     def units(
-        self, request_id: str, stage: Callable[[], str], units: Iterator[bool]
-    ) -> Iterator[bool]:
+        self, request_id: str, stage: Callable[[], str], units: Generator[bool, None, None]
+    ) -> Generator[bool, None, None]:
         return units
 
     def load(self, n_adapters: int, load: Callable[[], T]) -> Callable[[], T]:

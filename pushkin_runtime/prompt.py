@@ -124,8 +124,7 @@ def build_prompt(
             f"ask for at most {n_context - MIN_PROMPT}.",
             param="max_tokens",
         )
-    has_codes = tokenizer.special_id("<lang:en>") is not None
-    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    head = text_prefix(request, tokenizer)
     if request.speech is not None:
         return _dictate(request, request.speech, tokenizer, budget)
     if request.task == "rephrase":
@@ -137,6 +136,15 @@ def build_prompt(
         )  # a finished premise is followed by the story, not glued to it
     body = _tail(tokenizer, text, budget - len(head))
     return _healed(tokenizer, head, body)
+
+
+def text_prefix(request: GenerationRequest, tokenizer: TextTokenizer) -> list[int]:
+    """Return what stands before the text of `request`: `<bos>` and the control codes.
+
+    Raises InvalidRequest as `control_prefix`.
+    """
+    has_codes = tokenizer.special_id("<lang:en>") is not None
+    return control_prefix(tokenizer, _completed(request) if has_codes else request.control)
 
 
 def control_prefix(tokenizer: TextTokenizer, control: Control) -> list[int]:
@@ -198,8 +206,7 @@ def _exact(
     """A prompt that is not healed: the caller's own tokens, or control prefix and text."""
     if request.prompt_tokens is not None:
         return _fitting(request.prompt_tokens, n_context)
-    has_codes = tokenizer.special_id("<lang:en>") is not None
-    head = control_prefix(tokenizer, _completed(request) if has_codes else request.control)
+    head = text_prefix(request, tokenizer)
     if not request.cut_prompt:
         return _fitting((*head, *tokenizer.encode(request.text)), n_context)
     room = n_context - max(1, min(max_tokens, n_context // 2))
@@ -211,7 +218,12 @@ def _exact(
 
 def _fitting(tokens: tuple[int, ...], n_context: int) -> Prompt:
     if len(tokens) >= n_context:
-        raise ContextExceeded(len(tokens), n_context)
+        raise ContextExceeded(
+            f"The prompt of {len(tokens)} tokens exceeds the available context size of {n_context} tokens, "
+            "of which one at least is for the answer; send less of the text.",
+            n_prompt_tokens=len(tokens),
+            n_context=n_context,
+        )
     return Prompt(tokens=tokens)
 
 

@@ -49,6 +49,7 @@ from pushkin_runtime.types import (
     PersonaRequest,
     RuntimeState,
     RuntimeStatus,
+    Task,
 )
 
 log = logging.getLogger(__name__)
@@ -194,6 +195,10 @@ class Runtime:
         """Every installed adapter, by name, broken ones included. Raises NotReady or Draining."""
         return self._ready_shop().adapters.statuses()
 
+    def default_adapters(self, task: Task) -> tuple[AdapterRef, ...]:
+        """What a request that names none gets, the persona's aside. Raises NotReady, Draining or AdapterError."""
+        return self._ready_shop().adapters.resolve(None, task).refs
+
     def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
         """Bring an adapter into memory and measure its effect; pinned: keep it there.
 
@@ -252,6 +257,7 @@ class Runtime:
             load_ms=self._load_ms,
             n_queued=self._thread.n_queued,
             n_active=self._thread.n_active,
+            max_active=self.options.max_active,
             queue_limit=self.options.queue_limit,
             n_requests=self._n_requests,
             n_tokens=self._liveness.n_tokens,

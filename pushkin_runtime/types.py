@@ -375,6 +375,7 @@ class RuntimeStatus:
     load_ms: float | None
     n_queued: int
     n_active: int
+    max_active: int
     queue_limit: int
     n_requests: int
     n_tokens: int

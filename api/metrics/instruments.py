@@ -39,8 +39,12 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """An HTTP request that has ended. route: the template, None when no route was reached."""
+    """An HTTP request that has ended. route: the template, None when no route was reached.
 
+    request_id: may be one that a client chose.
+    """
+
+    request_id: str
     method: str
     route: str | None
     status: int

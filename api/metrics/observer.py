@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from api.metrics.instruments import Metrics
@@ -39,8 +39,8 @@ class GenerationEnds:
         return count
 
     def units(
-        self, request_id: str, stage: Callable[[], str], units: Iterator[bool]
-    ) -> Iterator[bool]:
+        self, request_id: str, stage: Callable[[], str], units: Generator[bool, None, None]
+    ) -> Generator[bool, None, None]:
         return self._beyond.units(request_id, stage, units)
 
     def load(self, n_adapters: int, load: Callable[[], T]) -> Callable[[], T]:

@@ -31,6 +31,7 @@ from pushkin_runtime.observer import Unobserved
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
+    AdapterRef,
     AdapterStatus,
     Done,
     Event,
@@ -39,6 +40,7 @@ from pushkin_runtime.types import (
     GenerationRequest,
     Health,
     RuntimeStatus,
+    Task,
 )
 
 T = TypeVar("T")
@@ -82,6 +84,9 @@ class TappedRuntime:
 
     def adapters(self) -> Future[list[AdapterStatus]]:
         return self.inner.adapters()
+
+    def default_adapters(self, task: Task) -> tuple[AdapterRef, ...]:
+        return self.inner.default_adapters(task)
 
     def load_adapter(self, name: str, *, pinned: bool) -> Future[AdapterStatus]:
         return self.inner.load_adapter(name, pinned=pinned)

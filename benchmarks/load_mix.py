@@ -1,0 +1,216 @@
+"""The traffic of the load: what a client of each kind does, and whether the daemon answered as it should.
+
+A kind that the daemon does not serve is left out, so the mix may name what is still to come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from benchmarks.harness import Target
+from benchmarks.http_client import Body, Broken, Client, Refused
+from benchmarks.soak_load import Tally, Worker
+
+TEXTS = (
+    "The old house stood by the river, and ",
+    "The old house stood by the river, and nobody had lived in it since ",
+    "It was late in the autumn when she ",
+    "Старый дом стоял у реки, и никто ",
+    "Была поздняя осень, когда он ",
+)
+N_TOKENS = 12
+LEAVE_SHARE = 0.2
+N_DOCUMENTS = 6  # of each client that keeps documents
+JOB_TIMEOUT_S = 60.0
+FILED = (
+    *("push: done", "push: unchanged", "list: 200", "read: 200", "delete: 200"),
+    *("read: 404", "delete: 404"),  # it is not there (yet)
+)
+
+
+class Traffic(Protocol):
+    """One client. `do` sends job `number` and notes how it ended; `close` closes its connections."""
+
+    tally: Tally
+
+    def do(self, number: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How to ask for the greedy continuation of a text, and where its text is in an answer and in an event."""
+
+    path: str
+    body: Callable[[str], Body]
+    text: Callable[[Any], str]
+    delta: Callable[[Any], str]
+
+
+DIALECTS = {
+    "native": Dialect(
+        path="/v1/continue",
+        body=lambda text: {
+            "text": text,
+            "max_tokens": N_TOKENS,
+            "sampling": {"temperature": 0},
+            "adapters": [],
+            "persona": "off",
+        },
+        text=lambda answer: answer["choices"][0]["text"],
+        delta=lambda event: event.get("text", ""),
+    ),
+    "llama": Dialect(
+        path="/completion",
+        body=lambda text: {"prompt": text, "n_predict": N_TOKENS, "temperature": 0},
+        text=lambda answer: answer["content"],
+        delta=lambda event: event.get("content", ""),
+    ),
+    "openai": Dialect(
+        path="/v1/completions",
+        body=lambda text: {"prompt": text, "max_tokens": N_TOKENS, "temperature": 0},
+        text=lambda answer: answer["choices"][0]["text"],
+        delta=lambda event: "".join(choice["text"] for choice in event.get("choices", ())),
+    ),
+}
+
+
+class CheckedClient:
+    """Asks for greedy continuations and compares each with the one it was given before the load."""
+
+    def __init__(self, target: Target, number: int, dialect: Dialect) -> None:
+        self.tally = Tally()
+        self._dialect = dialect
+        self._client = Client(target, program=f"load-{dialect.path.strip('/')}-{number}")
+        self._expected = {text: self._ask(text) for text in TEXTS}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def do(self, number: int) -> None:
+        chance = random.Random(number)
+        text = chance.choice(TEXTS)
+        leaves_after = chance.randrange(1, 6) if chance.random() < LEAVE_SHARE else None
+        try:
+            if leaves_after is not None:
+                outcome = self._leave(text, leaves_after)
+            else:
+                written = self._read(text) if chance.random() < 0.5 else self._ask(text)
+                outcome = "right" if written == self._expected[text] else "another text"
+        except Refused as error:
+            outcome = f"{error.status} {error.code}"
+        except (OSError, Broken) as error:
+            outcome = f"broken: {error!r}"
+        _note(self.tally, outcome, ("right", "left"))
+
+    def _ask(self, text: str) -> str:
+        answer = self._client.call("POST", self._dialect.path, self._dialect.body(text))
+        if answer.status != 200:
+            raise Refused(answer.status, answer.data)
+        self.tally.n_tokens += N_TOKENS
+        return self._dialect.text(answer.data)
+
+    def _read(self, text: str) -> str:
+        parts: list[str] = []
+        for event in self._client.stream(self._dialect.path, self._dialect.body(text)):
+            if event.name == "error" or "error" in event.data:
+                return f"error event: {event.data}"
+            if event.name in ("delta", "message"):
+                delta = self._dialect.delta(event.data)
+                if delta and not parts:
+                    self.tally.ttft_ms.append(event.at_ms)
+                parts.append(delta)
+        return "".join(parts)
+
+    def _leave(self, text: str, after: int) -> str:
+        with contextlib.closing(
+            self._client.stream(self._dialect.path, self._dialect.body(text))
+        ) as events:
+            for _ in itertools.islice(events, after):
+                pass
+        return "left"
+
+
+class Librarian:
+    """Pushes, reads and deletes documents, and waits for what it pushed to be indexed."""
+
+    def __init__(self, target: Target, number: int) -> None:
+        self.tally = Tally()
+        self._number = number
+        self._client = Client(target, program=f"load-documents-{number}")
+        self._client.call("PUT", "/v1/consent", {"global": "on"})
+
+    def close(self) -> None:
+        self._client.close()
+
+    def do(self, number: int) -> None:
+        chance = random.Random(number)
+        document = f"load-{self._number}-{chance.randrange(N_DOCUMENTS)}"
+        act = chance.choices(("push", "read", "list", "delete"), (6, 2, 1, 1))[0]
+        try:
+            outcome = self._act(act, document, number)
+        except (OSError, Broken) as error:
+            outcome = f"broken: {error!r}"
+        _note(self.tally, f"{act}: {outcome}", FILED)
+
+    def _act(self, act: str, document: str, number: int) -> str:
+        path = f"/v1/documents/{document}"
+        if act == "push":
+            return self._push(path, number)
+        method = "DELETE" if act == "delete" else "GET"
+        answer = self._client.call(method, "/v1/documents" if act == "list" else path)
+        return str(answer.status)
+
+    def _push(self, path: str, number: int) -> str:
+        body = {"text": page(number), "revision": time.monotonic_ns()}
+        pushed = self._client.call("PUT", path, body)
+        if pushed.status != 202:
+            return f"{pushed.status} {pushed.data['error']['code']}"
+        give_up_at = time.monotonic() + JOB_TIMEOUT_S
+        while time.monotonic() < give_up_at:
+            job = self._client.call("GET", path).data.get("job")
+            if job is None or job["finished_at"] is not None:
+                return str(job and job["state"])
+            time.sleep(0.05)
+        return "not indexed in time"
+
+
+def page(number: int) -> str:
+    """A document of some paragraphs, a part of which is in others too."""
+    chance = random.Random(number)
+    sentences = [f"{chance.choice(TEXTS)}{chance.randrange(40)} years went by." for _ in range(24)]
+    return "\n\n".join(" ".join(sentences[start : start + 4]) for start in range(0, 24, 4))
+
+
+Make = Callable[[Target, int], Traffic]
+
+KINDS: dict[str, Make] = {
+    "mixed": Worker,  # every task of the native dialect, three in ten cancelled in every way
+    "documents": Librarian,
+    **{name: partial(CheckedClient, dialect=dialect) for name, dialect in DIALECTS.items()},
+}
+DEFAULT_MIX = {"mixed": 7, "native": 3, "llama": 2, "openai": 2, "documents": 2}
+
+
+def is_served(target: Target, kind: str) -> bool:
+    """Whether the daemon knows what clients of this kind ask for."""
+    dialect = DIALECTS.get(kind)
+    if dialect is None:
+        return True
+    with Client(target) as client:
+        return client.call("POST", dialect.path, dialect.body(TEXTS[0])).status != 404
+
+
+def _note(tally: Tally, outcome: str, right: tuple[str, ...]) -> None:
+    tally.outcomes[outcome] += 1
+    if outcome not in right:
+        tally.wrong[outcome] += 1
+    tally.n_done += 1
