@@ -10,12 +10,14 @@ import click
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
 from daemon.cli_index import index_group
-from daemon.cli_inspect import config_group, models_group, status, token, version
+from daemon.cli_inspect import config_group, models_group, token, version
+from daemon.cli_logs import logs
 from daemon.cli_pair import pair_group
 from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve
 from daemon.cli_service import service
 from daemon.cli_stats import stats_group
+from daemon.cli_status import status
 from daemon.cli_write import continue_, rephrase, story
 from daemon.errors import DaemonError
 from daemon.terminal import discard_stdout, print_error
@@ -79,6 +81,7 @@ for _command in (
         index_group,
         persona_group,
         stats_group,
+        logs,
         service,
         version,
     ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from daemon.cli_options import json_option, load_config, port_option
 from daemon.errors import ServiceError
-from daemon.terminal import print_facts, print_json, print_note
+from daemon.terminal import print_facts, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,26 +84,6 @@ def service_status(as_json: bool) -> int:
     else:
         print_facts(facts)
     return 0 if found.loaded else 3
-
-
-@service.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on printing until Ctrl-C.")
-@click.option("-n", "lines", type=click.IntRange(0), default=50, show_default=True)
-def logs(follow: bool, lines: int) -> None:
-    """Print the daemon's log: JSON lines, without any of your text."""
-    path = load_config().paths.log_file
-    if not path.exists():
-        print_note(f"{path}: no log yet.")
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file.readlines()[-lines:] if lines else []:
-            click.echo(line, nl=False)
-        while follow:
-            line = file.readline()
-            if line:
-                click.echo(line, nl=False)
-            else:
-                time.sleep(0.3)
 
 
 def _health_check(loaded: Loaded) -> Callable[[], bool]:

@@ -147,6 +147,12 @@ class DaemonClient:
                 raise _refusal(response)
             yield parse_sse(response.iter_bytes())
 
+    def health(self) -> dict[str, Any]:
+        """What `/health` answers, whether it is well or not."""
+        with _translated():
+            answer: dict[str, Any] = self._http.get("/health").json()
+            return answer
+
     def is_healthy(self) -> bool:
         """Whether `/health` says that tokens are produced."""
         import httpx

@@ -168,7 +168,7 @@ def _await_health(mac: Mac, is_healthy: Callable[[], bool]) -> None:
         if mac.monotonic() >= deadline:
             raise ServiceError(
                 f"The daemon did not get ready in {_HEALTH_TIMEOUT_S:.0f} s. "
-                "See `pushkin status`, `pushkin service status` and `pushkin service logs`."
+                "See `pushkin status`, `pushkin service status` and `pushkin logs`."
             )
         mac.sleep(_POLL_S)
 

@@ -1,12 +1,18 @@
-"""The indexer's work, counted from the events it sends."""
+"""The indexer's work, counted from the events it sends, and what it holds."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 from prometheus_client import CollectorRegistry, Counter
 
+from indexer.errors import IndexerError
 from indexer.records import IndexEvent, Job
+from indexer.service import DocumentIndex
+from indexer.store import Totals
+
+_WAIT_S = 0.25
 
 
 class IndexMeter:
@@ -44,3 +50,14 @@ class IndexMeter:
     def n_waiting(self) -> int:
         """Jobs that have not ended."""
         return len(self._open)
+
+
+async def index_totals(index: DocumentIndex | None) -> Totals | None:
+    """What the index holds; None where there is none to ask, or none that answers soon."""
+    if index is None:
+        return None
+    try:
+        async with asyncio.timeout(_WAIT_S):
+            return await asyncio.wrap_future(index.totals())
+    except (IndexerError, TimeoutError):
+        return None

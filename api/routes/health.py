@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Literal, NotRequired
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
@@ -11,8 +12,10 @@ from typing_extensions import TypedDict
 from api.errors import ApiError
 from api.identity import prove
 from api.json_text import json_bytes
+from api.metrics.index_meter import index_totals
+from api.metrics.process import resident_bytes
 from api.openapi import error_responses
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
 from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 
 router = APIRouter(tags=["life"])
@@ -91,8 +94,35 @@ class CountsStatus(TypedDict):
     tokens: int
 
 
+class RecentStatus(TypedDict):
+    """Of the generations that ended within `window_s`; null where there were none.
+
+    tokens_per_second: decode speed, median. cache_hit_share: of prompt tokens, 0 to 1.
+    """
+
+    window_s: float
+    n_generations: int
+    ttft_p50_ms: float | None
+    ttft_p95_ms: float | None
+    tokens_per_second: float | None
+    cache_hit_share: float | None
+
+
+class IndexStatus(TypedDict):
+    """n_waiting: jobs that have not ended."""
+
+    n_documents: int
+    n_paragraphs: int
+    n_bytes: int
+    n_waiting: int
+
+
 class StatusAnswer(TypedDict):
-    """Numbers and names only, never text."""
+    """Numbers and names only, never text.
+
+    heartbeat_age_s: since the inference thread last moved, 0 while it has nothing to do. index: null without
+    one, and while it does not answer. resident_bytes: memory of the process.
+    """
 
     version: str
     uptime_s: float
@@ -106,6 +136,11 @@ class StatusAnswer(TypedDict):
     adapters: AdaptersStatus
     counts: CountsStatus
     last_token_age_s: float | None
+    heartbeat_age_s: float
+    recent: RecentStatus
+    index: IndexStatus | None
+    n_listeners: int
+    resident_bytes: int | None
 
 
 _HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -202,6 +237,23 @@ async def status(services: ServicesDep) -> StatusAnswer:
         },
         "counts": {"requests": now.n_requests, "tokens": now.n_tokens},
         "last_token_age_s": now.last_token_age_s,
+        "heartbeat_age_s": round(now.heartbeat_age_s, 3),
+        "recent": cast("RecentStatus", asdict(services.metrics.recent.summary())),
+        "index": await _index_status(services),
+        "n_listeners": services.events.n_listeners,
+        "resident_bytes": resident_bytes(),
+    }
+
+
+async def _index_status(services: Services) -> IndexStatus | None:
+    totals = await index_totals(services.index)
+    if totals is None:
+        return None
+    return {
+        "n_documents": totals.n_documents,
+        "n_paragraphs": totals.n_paragraphs,
+        "n_bytes": totals.n_bytes,
+        "n_waiting": services.metrics.index.n_waiting,
     }
 
 

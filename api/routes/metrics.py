@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from fastapi import APIRouter, Response
 
+from api.metrics.index_meter import index_totals
 from api.metrics.page import Moment, metrics_page
 from api.openapi import error_responses
 from api.services import Services, ServicesDep
-from indexer.errors import IndexerError
-from indexer.service import DocumentIndex
-from indexer.store import Totals
 
 router = APIRouter(tags=["life"])
 
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_INDEX_WAIT_S = 0.25
 
 
 @router.get(
@@ -43,14 +39,3 @@ async def _moment(services: Services) -> Moment:
         n_listeners=services.events.n_listeners,
         index=await index_totals(services.index),
     )
-
-
-async def index_totals(index: DocumentIndex | None) -> Totals | None:
-    """What the index holds; None where there is none to ask, or none that answers soon."""
-    if index is None:
-        return None
-    try:
-        async with asyncio.timeout(_INDEX_WAIT_S):
-            return await asyncio.wrap_future(index.totals())
-    except (IndexerError, TimeoutError):
-        return None

@@ -53,10 +53,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_command_has_help(capsys: Output) -> None:
     commands = ["serve", "status", "continue", "rephrase", "story", "token", "config show"]
-    commands += ["models list", "version", "completion"]
-    commands += [
-        f"service {verb}" for verb in ("install", "uninstall", "status", "restart", "logs")
-    ]
+    commands += ["models list", "version", "completion", "logs", "stats show"]
+    commands += [f"service {verb}" for verb in ("install", "uninstall", "status", "restart")]
 
     for command in commands:
         assert run([*command.split(), "--help"]) == 0
