@@ -10,10 +10,11 @@ from starlette.middleware import Middleware
 from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.llama_dialect import completion, lora_adapters, server, tokens
-from api.openai_dialect import embeddings, models
+from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
+    dictation,
     documents,
     events,
     health,
@@ -22,6 +23,7 @@ from api.routes import (
     persona,
     privacy,
     requests,
+    transcriptions,
     usage,
     writing,
 )
@@ -63,7 +65,10 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        completions,
         embeddings,
+        dictation,
+        transcriptions,
         completion,
         tokens,
         lora_adapters,

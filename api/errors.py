@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from adapters import errors as adapters
 from api.json_text import json_bytes
+from audio import errors as audio
 from indexer import errors as indexer
 from pushkin_runtime import errors as runtime
 from usage import errors as usage
@@ -41,6 +42,8 @@ STATUSES: dict[str, int] = {
     "context_length_exceeded": 400,
     "choice_unknown": 400,
     "adapter_error": 400,
+    "audio_error": 400,
+    "audio_format_unsupported": 400,
     "body_timeout": 400,  # not 408: the official OpenAI client would send the same body again
     "unauthorized": 401,
     "origin_refused": 403,
@@ -55,9 +58,11 @@ STATUSES: dict[str, int] = {
     "model_not_found": 404,
     "request_not_found": 404,
     "document_not_found": 404,
+    "audio_device_not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,
     "document_too_large": 413,
+    "audio_too_long": 413,
     "unsupported_media_type": 415,
     "host_refused": 421,
     "adapter_exists": 422,
@@ -72,6 +77,10 @@ STATUSES: dict[str, int] = {
     "document_unsupported": 422,
     "document_empty": 422,
     "persona_unavailable": 422,
+    "audio_unreadable": 422,
+    "audio_digital_silence": 422,
+    "audio_stopped": 422,
+    "command_not_offered": 422,
     "adapter_in_use": 423,  # not 409: the official OpenAI client would repeat it at once
     "client_closed": 499,  # for the log: nobody is left to read it
     "internal_error": 500,
@@ -85,9 +94,11 @@ STATUSES: dict[str, int] = {
     "index_fault": 500,
     "index_damaged": 500,
     "embedding_failed": 500,
+    "audio_capture_failed": 500,
     "usage_error": 500,
     "usage_fault": 500,
     "capability_missing": 501,
+    "speech_unavailable": 501,
     "not_ready": 503,
     "queue_full": 503,
     "draining": 503,
@@ -95,6 +106,9 @@ STATUSES: dict[str, int] = {
     "embedding_queue_full": 503,
     "index_locked": 503,
     "index_closed": 503,
+    "dictation_busy": 503,
+    "dictation_closed": 503,
+    "dictation_stalled": 503,
     "usage_closed": 503,
 }
 
@@ -138,6 +152,17 @@ CODES: dict[type[Exception], str] = {
     indexer.IndexQueueFull: "index_queue_full",
     indexer.EmbeddingQueueFull: "embedding_queue_full",
     indexer.IndexClosed: "index_closed",
+    audio.AudioError: "audio_error",
+    audio.FormatUnsupported: "audio_format_unsupported",
+    audio.DeviceNotFound: "audio_device_not_found",
+    audio.CaptureFailed: "audio_capture_failed",
+    audio.DigitalSilence: "audio_digital_silence",
+    audio.AudioUnreadable: "audio_unreadable",
+    audio.AudioTooLong: "audio_too_long",
+    audio.AudioStopped: "audio_stopped",
+    audio.SpeechUnavailable: "speech_unavailable",
+    audio.DictationBusy: "dictation_busy",
+    audio.DictationClosed: "dictation_closed",
     usage.UsageError: "usage_error",
     usage.TextConsentEarly: "text_consent_early",
     usage.ChoiceUnknown: "choice_unknown",

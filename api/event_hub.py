@@ -14,7 +14,7 @@ MAX_LISTENERS = 32
 
 @dataclass(frozen=True, slots=True)
 class HubEvent:
-    """name: the SSE event, "index" for example. data: JSON; no text, no title, no file name."""
+    """name: the SSE event, "index" for example. data: JSON; no text but what is dictated, no title, no file name."""
 
     name: str
     data: Mapping[str, object]

@@ -9,6 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from api.answers import DeltaEvent, ProgressEvent, StartEvent
+from api.dictation_events import DictationEventAnswer
+from api.dictation_schemas import ControlMessage, StartMessage
 from api.document_answers import IndexEventAnswer
 from api.document_schemas import DocumentBody
 from api.errors import STATUSES, ErrorBody, LlamaErrorBody
@@ -41,7 +43,16 @@ STREAM_CONTENT: dict[str, Any] = {
 
 # FastAPI writes integer bounds as floats (2**63 - 1 is not one), and knows nothing of events.
 _BODIES = (ContinueBody, RephraseBody, StoryBody, DocumentBody)
-_EVENTS = (StartEvent, ProgressEvent, DeltaEvent, IndexEventAnswer)
+# The messages of `WS /v1/dictation`, which OpenAPI has no place for, stand among the schemas.
+_EVENTS = (
+    StartEvent,
+    ProgressEvent,
+    DeltaEvent,
+    IndexEventAnswer,
+    StartMessage,
+    ControlMessage,
+    DictationEventAnswer,
+)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

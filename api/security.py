@@ -59,10 +59,12 @@ class BodyRules:
 def body_rules(scope: Scope, limits: ApiLimits) -> BodyRules:
     """Documents may be large, and files; everything else is JSON.
 
-    A form from a web page is no danger here: PUT needs a preflight, which is refused, and the token.
+    A form from a web page is no danger here: it has an Origin, which is refused, and not the token.
     """
     if scope.get("method") == "PUT" and scope["path"].startswith("/v1/documents/"):
         return BodyRules(limits.max_document_bytes, form=True)
+    if scope["path"] == "/v1/audio/transcriptions":
+        return BodyRules(limits.max_audio_bytes, form=True)
     return BodyRules(limits.max_body_bytes)
 
 

@@ -14,6 +14,8 @@ from api.metrics.instruments import HttpRequest, Metrics
 from api.pairing import Pairing
 from api.scopes import TokenScope
 from api.tokens import TokenSource
+from audio.dictation import Dictation
+from audio.errors import SpeechUnavailable
 from indexer.embedding_desk import Embedded
 from indexer.errors import IndexClosed
 from indexer.service import DocumentIndex
@@ -105,6 +107,7 @@ class ApiLimits:
 
     max_body_bytes: a JSON body, counted also while a chunked one arrives.
     max_document_bytes: the same for `PUT /v1/documents/{id}`, JSON or a form.
+    max_audio_bytes: the same for a recording; OpenAI's limit of 25 MB, and the form around it.
     body_timeout_s: from the headers to the last byte of the body.
     ping_interval_s: an SSE comment is sent after this long without an event.
     max_open_requests, max_open_body_bytes: under way at once; see `admission.py`.
@@ -114,6 +117,7 @@ class ApiLimits:
 
     max_body_bytes: int = 4 * 1024 * 1024
     max_document_bytes: int = 52 * 1024 * 1024
+    max_audio_bytes: int = 26 * 1024 * 1024
     body_timeout_s: float = 10.0
     ping_interval_s: float = 15.0
     max_open_requests: int = 256
@@ -131,6 +135,7 @@ class Services:
     allowed_hosts: exact lower-case values of the Host header, see `loopback_hosts`.
     started_at: Unix time in seconds.
     index: the user's documents; None where there is none to speak of. events: closed when the daemon stops.
+    dictation: sessions and the microphone; None where there are none.
     metrics: fed by the runtime's observer and by the edge. usage: statistics, likewise, if the user agrees.
     trace: told of requests while one is taken.
     embedder: of the index, but its own and for anybody's texts.
@@ -151,6 +156,13 @@ class Services:
     without_token: TokenScope | None = None
     lora: LoraChoice = field(default_factory=LoraChoice)
     pairing: Pairing | None = None
+    dictation: Dictation | None = None
+
+    def require_dictation(self) -> Dictation:
+        """Dictation. Raises SpeechUnavailable where there is none to speak of."""
+        if self.dictation is None:
+            raise SpeechUnavailable("This daemon runs without dictation.")
+        return self.dictation
 
     def __post_init__(self) -> None:
         if not self.allowed_hosts:
@@ -177,6 +189,10 @@ async def _index(request: Request) -> DocumentIndex:
     return index
 
 
+async def _dictation(request: Request) -> Dictation:
+    return cast("Services", request.app.state.services).require_dictation()
+
+
 async def _usage(request: Request) -> UsageDesk:
     usage = cast("Services", request.app.state.services).usage
     if usage is None:
@@ -187,4 +203,5 @@ async def _usage(request: Request) -> UsageDesk:
 ServicesDep = Annotated[Services, Depends(_services)]
 RequestIdDep = Annotated[str, Depends(_request_id)]
 IndexDep = Annotated[DocumentIndex, Depends(_index)]
+DictationDep = Annotated[Dictation, Depends(_dictation)]
 UsageDep = Annotated[UsageDesk, Depends(_usage)]

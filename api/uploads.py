@@ -1,4 +1,4 @@
-"""A document as a multipart form: one file, read into memory, never into a temporary file on the disk."""
+"""Multipart forms, a document's first of all: one file, read into memory, never into a temporary file on the disk."""
 
 from __future__ import annotations
 
@@ -27,24 +27,33 @@ async def read_upload(request: Request, document_id: str) -> Push:
 
     Of the file's name only the suffix is kept.
     """
-    parser = _InMemoryParser(
-        request.headers,
-        request.stream(),
-        max_files=1,
+    form = await read_form(
+        request,
         max_fields=2,
-        max_part_size=MAX_FIELD_BYTES,
+        max_field_bytes=MAX_FIELD_BYTES,
+        hint="send one `file`, and `revision` and `consent` if wanted",
     )
-    try:
-        form = await parser.parse()
-    except MultiPartException:
-        raise ApiError(
-            "invalid_request",
-            "the form could not be read: send one `file`, and `revision` and `consent` if wanted",
-        ) from None
     try:
         return await _push_of(form, document_id)
     finally:
         await form.close()
+
+
+async def read_form(
+    request: Request, *, max_fields: int, max_field_bytes: int, hint: str
+) -> FormData:
+    """Read a form with at most one file, in memory; the caller closes it. Raises ApiError."""
+    parser = _InMemoryParser(
+        request.headers,
+        request.stream(),
+        max_files=1,
+        max_fields=max_fields,
+        max_part_size=max_field_bytes,
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException:
+        raise ApiError("invalid_request", f"the form could not be read: {hint}") from None
 
 
 async def _push_of(form: FormData, document_id: str) -> Push:

@@ -75,9 +75,9 @@ class Microphone:
         self._options = options
         self._hooks = hooks
         refresh()
-        self._device = choose(list_devices(), options.device)
-        self.form = PcmFormat(rate=self._device.rate)
-        self.ring = Ring(int(options.ring_s * self._device.rate))
+        self.device = choose(list_devices(), options.device)
+        self.form = PcmFormat(rate=self.device.rate)
+        self.ring = Ring(int(options.ring_s * self.device.rate))
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._stream: _Stream | None = None
@@ -87,7 +87,7 @@ class Microphone:
 
     def start(self) -> None:
         """Open the device and record. Raises CaptureFailed."""
-        self._stream = self._open(self._device)
+        self._stream = self._open(self.device)
         self._watcher.start()
 
     def close(self) -> None:
@@ -166,14 +166,14 @@ class Microphone:
             log.warning("microphone lost", extra={"ended": stream.ended.is_set()})
             self._drop_stream()
             self._away_since = now - (0 if stream.ended.is_set() else 1.0)
-            self._hooks.device("lost", self._device)
+            self._hooks.device("lost", self.device)
             self._reopen(now)
 
     def _report(self, stream: _Stream) -> None:
         if stream.first_block is not None and not stream.is_announced:
             stream.is_announced = True
             self._away_since = None
-            self._hooks.device("ready" if stream.away_since is None else "back", self._device)
+            self._hooks.device("ready" if stream.away_since is None else "back", self.device)
         if (n_lost := stream.n_lost - stream.n_told) > 0:
             stream.n_told += n_lost
             self._hooks.dropped(n_lost / self.form.rate)
@@ -189,8 +189,8 @@ class Microphone:
             )
         try:
             refresh()
-            self._device = self._alike(list_devices())
-            self._stream = self._open(self._device)
+            self.device = self._alike(list_devices())
+            self._stream = self._open(self.device)
         except AudioError:
             self._stop.wait(self._options.retry_s)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from audio.agreement import Committed
 from audio.commands import Command, Literally, parse
 from audio.edit_log import Edit, EditLog, split_sentences
-from audio.events import CommandHeard, Commit, DictationEvent
+from audio.events import CommandHeard, Commit, DictationEvent, TextChange, utf16_length
 from audio.pcm import SAMPLE_RATE
 from audio.recognizer import Hypothesis, Kind
 from audio.segmenter import Utterance
@@ -207,10 +207,18 @@ class Decider:
                 arguments=arguments,
                 confidence=decision.confidence,
                 needs_confirmation=decision.is_offer,
-                edit=edit,
+                edit=None if edit is None else self._change_of(edit),
                 start=samples[0],
                 end=samples[1],
             )
+        )
+
+    def _change_of(self, edit: Edit) -> TextChange:
+        """An edit that has just been made, as clients count: what stands before it has not changed."""
+        return TextChange(
+            start_utf16=utf16_length(self.log.text[: edit.start]),
+            length_utf16=utf16_length(edit.removed),
+            text=edit.inserted,
         )
 
 

@@ -15,8 +15,6 @@ AudioError
 
 from __future__ import annotations
 
-import re
-
 
 class AudioError(Exception):
     """Base of everything that can go wrong with sound; `param` is the request field."""
@@ -66,11 +64,3 @@ class DictationBusy(AudioError):
 
 class DictationClosed(AudioError):
     """Dictation is shutting down."""
-
-
-def code_of(error: BaseException) -> str:
-    """The code of an error as the API writes it: DeviceNotFound is `audio_device_not_found`."""
-    if not isinstance(error, AudioError):
-        return "internal_error"
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-    return name if name.startswith(("audio_", "speech_", "dictation_")) else f"audio_{name}"

@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from audio.commands import Value
-from audio.edit_log import Edit
 from audio.recognizer import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextChange:
+    """Replace `length_utf16` units at `start_utf16` by `text`; offsets from the beginning of what the client sent as
+    `before`, as the text is at this moment."""
+
+    start_utf16: int
+    length_utf16: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +70,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandHeard:
-    """Something to do. edit: the change of the text, offsets in UTF-16 from the beginning of what the client
-    sent as `before`; None where none follows, or until it is confirmed.
+    """Something to do. edit: the change of the text; None where none follows, or until it is confirmed.
 
     needs_confirmation: it was written as text, and `confirm` with this id does it instead.
     """
@@ -73,7 +81,7 @@ class CommandHeard:
     arguments: Mapping[str, Value]
     confidence: float
     needs_confirmation: bool
-    edit: Edit | None
+    edit: TextChange | None
     start: int
     end: int
 

@@ -16,13 +16,14 @@ Kind = Literal["dict", "cmd", "none"]
 class Recognition:
     """One pass. audio: (n,) float32 at 16 kHz, its first sample is `start` since the session began.
 
-    before: the text before the caret, "" to recognise without it. is_final: the utterance is over, or seems so;
+    before, after: the text around the caret, "" to recognise without it. is_final: the utterance is over, or seems so;
     a recogniser that needs silence after the last word adds it itself.
     """
 
     audio: Samples
     start: int
     before: str
+    after: str
     languages: tuple[str, ...]
     max_tokens: int
     is_final: bool
@@ -44,7 +45,7 @@ class Hypothesis:
 
 
 class Recognizer(Protocol):
-    """Turns an utterance into words. Called on one thread at a time, which it may keep as long as it needs."""
+    """Turns an utterance into words. Every session calls it on a thread of its own."""
 
     def recognize(self, wanted: Recognition, is_cancelled: Callable[[], bool]) -> Hypothesis:
         """Recognise; may return early, with anything, once `is_cancelled`.

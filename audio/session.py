@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,10 +86,9 @@ class DictationSession:
     ) -> None:
         self._options = options
         self._hearing = hearing
-        self._form = form
         self._sink = sink
         self._reader = PcmReader(form)
-        self.ring = ring
+        self.form, self.ring = form, ring
         self._changed = threading.Condition()
         self._is_deaf = (
             False  # nothing more is to be heard: neither what is coming nor what is waiting
@@ -103,6 +103,7 @@ class DictationSession:
         self._rest: Samples = np.zeros(0, np.float32)
         self._meter = _Meter(form.rate)
         self._n_lost = 0
+        self._room: tuple[int, Callable[[], object]] | None = None
         self._threads = [
             threading.Thread(target=self._hear, name="dictation-hearing", daemon=True),
             threading.Thread(target=self._recognize, name="dictation-recognizing", daemon=True),
@@ -117,6 +118,11 @@ class DictationSession:
         """Bytes in `form`, from one thread; returns how many samples did not fit and are lost."""
         pcm = self._reader.read(chunk)
         return len(pcm) - self.ring.write(pcm)
+
+    def when_room(self, n_samples: int, tell: Callable[[], object]) -> None:
+        """Have `tell` called, once or more and on any thread, when so many samples fit or none ever will."""
+        self._room = (n_samples, tell)
+        self._tell_room()
 
     def stop(self) -> None:
         """No more sound: what has come is recognised to the end. Any thread, idempotent."""
@@ -170,8 +176,9 @@ class DictationSession:
         except Exception as error:  # noqa: BLE001 - a thread's end must be told, whatever it was
             self.fail(error)
         finally:
+            self._has_heard_all = True
+            self._tell_room()
             with self._changed:
-                self._has_heard_all = True
                 self._changed.notify_all()
 
     def _hear_all(self) -> None:
@@ -181,6 +188,7 @@ class DictationSession:
             if self._is_behind():
                 continue
             lost, block = self.ring.read(_BLOCK, _READ_S)
+            self._tell_room()
             if lost or len(block):
                 last_sound, has_flushed = time.monotonic(), False
                 self._take(lost, block)
@@ -195,6 +203,12 @@ class DictationSession:
         if not self._is_deaf:
             self._push(self._resampler.push(np.zeros(0, np.int16), is_last=True))
             self._flush()
+
+    def _tell_room(self) -> None:
+        room = self._room
+        if room is not None and (self.ring.n_free >= room[0] or self._has_heard_all):
+            self._room = None
+            room[1]()
 
     def _is_behind(self) -> bool:
         """Whether recognition is so late that no more sound is taken; waits a little if so."""

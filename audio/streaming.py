@@ -29,13 +29,14 @@ _HOLD_ALL = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingOptions:
-    """interval_s: new sound between previews, at least. settle_s: silence after which a word is over.
+    """after: the text after the caret. interval_s: new sound between previews, at least. settle_s: silence after which a word is over.
 
     min_first_s: speech before the first preview.
     """
 
     mode: Mode = "auto"
     languages: tuple[str, ...] = ("en", "ru")
+    after: str = ""
     interval_s: float = 0.4
     settle_s: float = 0.2
     min_first_s: float = 0.25
@@ -201,6 +202,7 @@ class Streaming:
             audio=utterance.audio(),
             start=utterance.start,
             before=heard.context if heard.use_context else "",
+            after=self._options.after[:_CONTEXT_CHARS] if heard.use_context else "",
             languages=self._options.languages,
             max_tokens=max_tokens(utterance.duration_s),
             is_final=is_settled,

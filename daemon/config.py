@@ -98,6 +98,14 @@ class PersonaConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DictationConfig:
+    """microphone: its name, "" for the default one. spoken_replies: whether a voice says which command was done."""
+
+    microphone: str = ""
+    spoken_replies: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """log_level: the lowest level written to daemon.jsonl."""
 
@@ -113,6 +121,7 @@ class Config:
     adapters: AdaptersConfig = field(default_factory=AdaptersConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     persona: PersonaConfig = field(default_factory=PersonaConfig)
+    dictation: DictationConfig = field(default_factory=DictationConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -132,6 +141,7 @@ _SECTIONS: dict[str, type] = {
     "adapters": AdaptersConfig,
     "index": IndexConfig,
     "persona": PersonaConfig,
+    "dictation": DictationConfig,
     "log": LogConfig,
 }
 

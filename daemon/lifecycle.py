@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from daemon import __version__
 from daemon.auth_token import ensure_token
 from daemon.config import Loaded, adapter_defaults
+from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
     Endpoint,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.event_hub import EventHub
+    from audio.dictation import Dictation
     from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 
 _LOG_LIMIT = 1_000_000  # of files that nobody rotates
 _N_FILES = 4096  # macOS gives a terminal's programs 256, fewer than there may be connections
+_DICTATION_CLOSE_S = 1.0
 _INDEX_CLOSE_S = 1.0  # the batch in hand; what is cut off there is done again
 
 
@@ -110,6 +113,7 @@ def serve(serving: Serving) -> None:
     paths = serving.loaded.paths
     signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
+    forbid_outbound(lambda event: log.warning("outbound refused", extra={"audit_event": event}))
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)
@@ -221,6 +225,7 @@ def _run(
 
     run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
+    edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
     edge.index.close(_INDEX_CLOSE_S)
     if trace is not None:
@@ -238,6 +243,7 @@ class Edge:
     events: EventHub
     embeddings: EmbeddingDesk
     usage: UsageDesk
+    dictation: Dictation
 
 
 def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
@@ -249,6 +255,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
     from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
+    from daemon.dictation import build_dictation
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
@@ -276,6 +283,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
         sink=heard,
     )
     embeddings = build_embedding_desk(loaded)
+    dictation = build_dictation(loaded, events, runtime)
     app = create_app(
         Services(
             runtime=runtime,
@@ -292,9 +300,10 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
             usage=usage,
             trace=trace,
             embedder=embeddings,
+            dictation=dictation,
         )
     )
-    return Edge(app, index, events, embeddings, usage)
+    return Edge(app, index, events, embeddings, usage, dictation)
 
 
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:

@@ -29,6 +29,7 @@ DRAIN_S = 3.0  # open generations: cancelled at once, so this is for the step in
 _CLOSE_S = 1  # connections whose client does not read
 _GIVE_UP_S = 4.8  # whatever hangs, the process is gone before 5 s
 _KEEP_ALIVE_S = 120  # a writer's pause; the editor keeps its connection
+_MESSAGE_BYTES = 2**20  # of a WebSocket
 _READY_POLL_S = 0.02
 
 
@@ -62,6 +63,8 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_CLOSE_S,
+        ws="websockets-sansio",  # the other one leans on a deprecated part of that library
+        ws_max_size=_MESSAGE_BYTES,
     )
     config.load()
     server = uvicorn.Server(config)

@@ -20,6 +20,7 @@ _CONTENT: dict[str, Any] = {
         "schema": {"type": "string"},
         "x-events": {
             "index": {"$ref": "#/components/schemas/IndexEventAnswer"},
+            "dictation": {"$ref": "#/components/schemas/DictationEventAnswer"},
             "pairing": {
                 "type": "object",
                 "properties": {

@@ -168,7 +168,7 @@ def test_a_command_is_done_and_none_of_it_is_written() -> None:
     (command,) = run.of(CommandHeard)
     assert (command.name, command.needs_confirmation) == ("delete", False)
     assert command.edit is not None
-    assert command.edit.removed == " world"
+    assert (command.edit.start_utf16, command.edit.length_utf16, command.edit.text) == (9, 6, "")
     assert run.text == "hello big world"
     assert run.decider.before == "hello big"
 

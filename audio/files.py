@@ -1,0 +1,171 @@
+"""Recordings: any format libsndfile reads → utterances → text, in bounded memory however long they are.
+
+The sound is decoded a second at a time and cut at pauses, so an hour costs no more memory than a minute. Nothing is
+written to the disk.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from audio.errors import AudioTooLong, AudioUnreadable
+from audio.pcm import MAX_CHANNELS, MAX_RATE, SAMPLE_RATE, Samples, to_pcm
+from audio.recognizer import Recognition
+from audio.resample import Resampler
+from audio.segmenter import Segmenter, Utterance
+from audio.session import Hearing
+from audio.silence_gate import is_echo, is_too_fast, max_tokens, without_loops
+from audio.vad import FRAME
+
+MAX_DURATION_S: Final = 4 * 3600.0
+_CONTEXT_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcription:
+    """What to do with a recording. prompt: text it is likely to go on from, or words it is likely to hold."""
+
+    languages: tuple[str, ...] = ("en", "ru")
+    prompt: str = ""
+    max_duration_s: float = MAX_DURATION_S
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One utterance of a recording; seconds from its beginning. text has no space around it."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """segments in order; duration_s: of the whole recording."""
+
+    segments: tuple[Segment, ...]
+    duration_s: float
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(segment.text for segment in self.segments)
+
+
+def read_file(content: bytes, max_duration_s: float = MAX_DURATION_S) -> Iterator[Samples]:
+    """Yield the sound, (n,) float32 at 16 kHz mono, about a second at a time.
+
+    Raises AudioUnreadable for what is no sound or of a kind that is not read, AudioTooLong past the limit.
+    """
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(io.BytesIO(content))
+    except (soundfile.SoundFileError, TypeError, ValueError):
+        raise AudioUnreadable(
+            "the file is not sound that can be read: send wav, flac, mp3, ogg (Vorbis or Opus) or aiff; "
+            "convert m4a, mp4 and webm first (`ffmpeg -i in.m4a out.flac`)",
+            param="file",
+        ) from None
+    with file:
+        rate, n_done = int(file.samplerate), 0
+        if not 1000 <= rate <= MAX_RATE or file.channels > MAX_CHANNELS:
+            raise AudioUnreadable(
+                f"the file has {file.channels} channels at {rate} Hz; up to {MAX_CHANNELS} at "
+                f"1000 to {MAX_RATE} Hz are read",
+                param="file",
+            )
+        resampler = Resampler(rate)
+        while True:
+            try:
+                block = file.read(rate, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError:
+                raise AudioUnreadable("the file is damaged", param="file") from None
+            n_done += len(block)
+            if n_done > max_duration_s * rate:
+                raise AudioTooLong(
+                    f"the recording is longer than {max_duration_s / 3600:g} h: send it in parts",
+                    param="file",
+                )
+            mono = np.nan_to_num(block.mean(axis=1)) if len(block) else np.zeros(0, np.float32)
+            yield resampler.push(to_pcm(mono), is_last=not len(block))
+            if not len(block):
+                return
+
+
+def transcribe(
+    content: bytes,
+    wanted: Transcription,
+    hearing: Hearing,
+    heard: Callable[[Segment], None],
+    is_cancelled: Callable[[], bool],
+) -> Transcript:
+    """Recognise a recording; `heard` gets every segment as soon as it is known.
+
+    Stops early, with what there is, once `is_cancelled`. Raises AudioError, or what the recogniser raises.
+    """
+    voice, segmenter = hearing.detector.stream(), Segmenter()
+    segments: list[Segment] = []
+    rest, n_samples = np.zeros(0, np.float32), 0
+
+    def take(utterance: Utterance | None) -> None:
+        if utterance is None or not segmenter.is_speech_enough(utterance):
+            return
+        context = " ".join([wanted.prompt, *(segment.text for segment in segments[-20:])])
+        text = _recognized(
+            utterance, context.strip()[-_CONTEXT_CHARS:], wanted, hearing, is_cancelled
+        )
+        if text and not is_cancelled():
+            end = min(utterance.speech_end, n_samples)
+            segment = Segment(utterance.start / SAMPLE_RATE, end / SAMPLE_RATE, text)
+            segments.append(segment)
+            heard(segment)
+
+    for samples in read_file(content, wanted.max_duration_s):
+        n_samples += len(samples)
+        sound = np.concatenate((rest, samples))
+        n_frames = len(sound) // FRAME
+        for i in range(n_frames):
+            frame = sound[i * FRAME : (i + 1) * FRAME]
+            take(segmenter.push(frame, voice.probability(frame)))
+        rest = sound[n_frames * FRAME :]
+        if is_cancelled():
+            break
+    if len(rest):
+        frame = np.concatenate((rest, np.zeros(FRAME - len(rest), np.float32)))
+        take(segmenter.push(frame, voice.probability(frame)))
+    take(segmenter.flush())
+    return Transcript(tuple(segments), n_samples / SAMPLE_RATE)
+
+
+def _recognized(
+    utterance: Utterance,
+    context: str,
+    wanted: Transcription,
+    hearing: Hearing,
+    is_cancelled: Callable[[], bool],
+) -> str:
+    """The words of one utterance; a recording gives no commands."""
+    for before in (context, "") if context else ("",):
+        found = hearing.recognizer.recognize(
+            Recognition(
+                audio=utterance.audio(),
+                start=utterance.start,
+                before=before,
+                after="",
+                languages=wanted.languages,
+                max_tokens=max_tokens(utterance.duration_s),
+                is_final=True,
+            ),
+            is_cancelled,
+        )
+        if found.kind == "none" or is_too_fast(found.text, utterance.speech_s):
+            return ""
+        if not before or not is_echo(found.text, before):
+            break
+    return without_loops(found.text).strip()
