@@ -5,9 +5,11 @@ A new route of the application is covered by being there: its body is filled fro
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -40,6 +42,7 @@ class Sent:
     content: bytes | None = None
     content_type: str | None = None
     files: dict[str, Any] | None = None
+    data: dict[str, str] | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,9 +122,31 @@ def _bodies(
     yield Sent(route, path, canary().encode("utf-16"), JSON)
     yield Sent(route, path, canary().encode(), "text/plain")
     if "multipart/form-data" in content:
-        file = (f"{canary(schema={'pattern': ''})}.txt", canary().encode(), "text/plain")
-        yield Sent(route, path, files={"file": file})
-        yield Sent(route, path, files={canary()[:20]: file})
+        yield from _forms(route, path, content["multipart/form-data"]["schema"], schemas)
+
+
+def _forms(
+    route: str, path: str, schema: dict[str, Any], schemas: dict[str, Any]
+) -> Iterator[Sent]:
+    """A text and a recording, each with the fields that are needed and with all of them, names canaries."""
+    for suffix, file_content in ((".txt", canary().encode()), (".wav", _second_of_silence())):
+        file = (canary(schema={"pattern": ""}) + suffix, file_content, "application/octet-stream")
+        for only_required in (True, False):
+            fields = _filled(schema, schemas, only_required=only_required)
+            data = {name: value for name, value in fields.items() if isinstance(value, str)}
+            data.pop("file", None)
+            yield Sent(route, path, files={"file": file}, data=data)
+        yield Sent(route, path, files={canary()[:20]: file}, data={canary()[:20]: canary()})
+
+
+def _second_of_silence() -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as recording:
+        recording.setnchannels(1)
+        recording.setsampwidth(2)
+        recording.setframerate(16_000)
+        recording.writeframes(bytes(32_000))
+    return buffer.getvalue()
 
 
 def _filled(schema: dict[str, Any], schemas: dict[str, Any], *, only_required: bool) -> Any:

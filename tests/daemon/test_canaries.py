@@ -43,6 +43,7 @@ REFUSED = {
     "POST /slots/{id_slot}": "not here",
     "POST /infill": "not here",
     "POST /apply-template": "not here",
+    "POST /v1/audio/transcriptions": "the scripted engine hears nothing",
 }
 LAST = ("DELETE /v1/persona", "DELETE /v1/stats")  # they end what the others need
 
@@ -181,7 +182,12 @@ def _send(client: httpx.Client, sent: Sent, found: Evidence) -> None:
     if sent.content_type:
         headers["Content-Type"] = sent.content_type
     with client.stream(
-        method, sent.path, content=sent.content, files=sent.files, headers=headers
+        method,
+        sent.path,
+        content=sent.content,
+        data=sent.data,
+        files=sent.files,
+        headers=headers,
     ) as response:
         found.statuses[sent.route].add(response.status_code)
         if not sent.route.startswith("GET /v1/events"):
