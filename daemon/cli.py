@@ -9,6 +9,7 @@ import click
 
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
+from daemon.cli_diagnose import diagnose
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, token, version
 from daemon.cli_logs import logs
@@ -82,6 +83,7 @@ for _command in (
         persona_group,
         stats_group,
         logs,
+        diagnose,
         service,
         version,
     ),
