@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from api.admission import AdmissionMiddleware
 from api.errors import CODES, answer_error
 from api.llama_dialect import completion, lora_adapters, server, tokens
-from api.openai_dialect import embeddings, models
+from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
     adapters,
@@ -65,6 +65,7 @@ def create_app(services: Services) -> FastAPI:
         privacy,
         persona,
         models,
+        completions,
         embeddings,
         dictation,
         transcriptions,

@@ -216,8 +216,8 @@ class WritingBody(Body):
                 seed=sampling.seed,
                 order=sampling.order,
             ),
-            adapters=_adapter_refs(self.adapters),
-            persona=_persona_request(persona),
+            adapters=adapter_refs(self.adapters),
+            persona=persona_request(persona),
             control=Control(
                 genre=control.genre,
                 register=control.register_,
@@ -229,13 +229,13 @@ class WritingBody(Body):
         )
 
 
-def _adapter_refs(adapters: list[AdapterBody] | None) -> tuple[AdapterRef, ...] | None:
+def adapter_refs(adapters: list[AdapterBody] | None) -> tuple[AdapterRef, ...] | None:
     if adapters is None:
         return None
     return tuple(AdapterRef(adapter.name, adapter.scale) for adapter in adapters)
 
 
-def _persona_request(persona: Literal["auto", "off"] | PersonaBody) -> PersonaRequest:
+def persona_request(persona: Literal["auto", "off"] | PersonaBody) -> PersonaRequest:
     if not isinstance(persona, PersonaBody):
         return PersonaRequest(mode=persona)
     return PersonaRequest(

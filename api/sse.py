@@ -42,6 +42,11 @@ def sse_frame(event: str, data: object) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event.encode(), json_bytes(data))
 
 
+def data_frame(data: object) -> bytes:
+    """One event without a name, as the dialects' clients expect it."""
+    return b"data: %b\n\n" % json_bytes(data)
+
+
 async def stream_frames(
     generation: Generation, first: list[Event], render: RenderResult, ping_interval_s: float
 ) -> AsyncIterator[bytes]:

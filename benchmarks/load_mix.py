@@ -47,18 +47,26 @@ class Traffic(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How to ask for the greedy continuation of a text, and where its text is in an answer and in an event."""
+    """How to ask for the greedy continuation of a text, and where its text is in an answer and in an event.
+
+    body: makes the request once. A prompt of tokens has no persona, which changes while documents are indexed.
+    """
 
     path: str
-    body: Callable[[str], Body]
+    body: Callable[[Client, str], Body]
     text: Callable[[Any], str]
     delta: Callable[[Any], str]
+
+
+def _tokens(client: Client, text: str) -> list[int]:
+    answer = client.call("POST", "/tokenize", {"content": text, "add_special": True})
+    return list(answer.data.get("tokens", ()))
 
 
 DIALECTS = {
     "native": Dialect(
         path="/v1/continue",
-        body=lambda text: {
+        body=lambda _, text: {
             "text": text,
             "max_tokens": N_TOKENS,
             "sampling": {"temperature": 0},
@@ -70,13 +78,21 @@ DIALECTS = {
     ),
     "llama": Dialect(
         path="/completion",
-        body=lambda text: {"prompt": text, "n_predict": N_TOKENS, "temperature": 0},
+        body=lambda client, text: {
+            "prompt": _tokens(client, text),
+            "n_predict": N_TOKENS,
+            "temperature": 0,
+        },
         text=lambda answer: answer["content"],
         delta=lambda event: event.get("content", ""),
     ),
     "openai": Dialect(
         path="/v1/completions",
-        body=lambda text: {"prompt": text, "max_tokens": N_TOKENS, "temperature": 0},
+        body=lambda client, text: {
+            "prompt": _tokens(client, text),
+            "max_tokens": N_TOKENS,
+            "temperature": 0,
+        },
         text=lambda answer: answer["choices"][0]["text"],
         delta=lambda event: "".join(choice["text"] for choice in event.get("choices", ())),
     ),
@@ -90,6 +106,7 @@ class CheckedClient:
         self.tally = Tally()
         self._dialect = dialect
         self._client = Client(target, program=f"load-{dialect.path.strip('/')}-{number}")
+        self._bodies = {text: dialect.body(self._client, text) for text in TEXTS}
         self._expected = {text: self._ask(text) for text in TEXTS}
 
     def close(self) -> None:
@@ -112,7 +129,7 @@ class CheckedClient:
         _note(self.tally, outcome, ("right", "left"))
 
     def _ask(self, text: str) -> str:
-        answer = self._client.call("POST", self._dialect.path, self._dialect.body(text))
+        answer = self._client.call("POST", self._dialect.path, self._bodies[text])
         if answer.status != 200:
             raise Refused(answer.status, answer.data)
         self.tally.n_tokens += N_TOKENS
@@ -120,7 +137,7 @@ class CheckedClient:
 
     def _read(self, text: str) -> str:
         parts: list[str] = []
-        for event in self._client.stream(self._dialect.path, self._dialect.body(text)):
+        for event in self._client.stream(self._dialect.path, self._bodies[text]):
             if event.name == "error" or "error" in event.data:
                 return f"error event: {event.data}"
             if event.name in ("delta", "message"):
@@ -132,7 +149,7 @@ class CheckedClient:
 
     def _leave(self, text: str, after: int) -> str:
         with contextlib.closing(
-            self._client.stream(self._dialect.path, self._dialect.body(text))
+            self._client.stream(self._dialect.path, self._bodies[text])
         ) as events:
             for _ in itertools.islice(events, after):
                 pass
@@ -206,7 +223,7 @@ def is_served(target: Target, kind: str) -> bool:
     if dialect is None:
         return True
     with Client(target) as client:
-        return client.call("POST", dialect.path, dialect.body(TEXTS[0])).status != 404
+        return client.call("POST", dialect.path, dialect.body(client, TEXTS[0])).status != 404
 
 
 def _note(tally: Tally, outcome: str, right: tuple[str, ...]) -> None:

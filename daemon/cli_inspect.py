@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -85,6 +87,33 @@ def models_list(as_json: bool) -> None:
     if not any(model.configured for model in models):
         name = loaded.config.runtime.model
         print_note(f"The configured model {name} is not among them ({loaded.paths.models}).")
+
+
+@models_group.command("import")
+@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", help="Under which name; default: the one that dictation asks for.")
+@json_option
+def models_import(source: Path, name: str | None, as_json: bool) -> None:
+    """Copy a speech encoder from SOURCE, a folder with Whisper's config.json and safetensors.
+
+    It is checked tensor by tensor, and its SHA-256 against the encoder that dictation was trained on. Nothing is
+    downloaded.
+    """
+    from daemon.encoders import import_encoder
+
+    made = import_encoder(load_config(), source, name)
+    if as_json:
+        print_json(asdict(made) | {"folder": str(made.folder)})
+        return
+    print_facts(
+        {"name": made.name, "folder": made.folder, "sha256": made.sha256, "bytes": made.n_bytes}
+    )
+    if made.is_wanted is None:
+        print_note("No speech model is installed that would use it.")
+    elif not made.is_wanted:
+        print_note(
+            "The installed speech model was trained on another encoder: dictation will not use this one."
+        )
 
 
 @click.command()

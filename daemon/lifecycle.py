@@ -20,6 +20,7 @@ from daemon import __version__
 from daemon.auth_token import ensure_token
 from daemon.config import Loaded, adapter_defaults
 from daemon.dictation import build_dictation, build_recognizer
+from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
     Endpoint,
@@ -115,6 +116,7 @@ def serve(serving: Serving) -> None:
     paths = serving.loaded.paths
     signal.signal(signal.SIGTERM, _stop_while_starting)  # until the event loop takes it over
     harden_process()
+    forbid_outbound(lambda event: log.warning("outbound refused", extra={"audit_event": event}))
     prepare(paths)
     with InstanceLock(paths.lock_file) as lock, _diagnostics(serving) as faults:
         withdraw_endpoint(paths)

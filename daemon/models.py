@@ -10,6 +10,7 @@ from daemon.config import Loaded
 from daemon.paths import bundled_models, find_model
 
 _CONFIG_FILE = "config.json"
+_SPEECH_ENCODER = "encoder.safetensors"  # not served by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,5 +51,5 @@ def list_models(loaded: Loaded) -> list[InstalledModel]:
             configured=folder == configured,
         )
         for name, (folder, origin) in sorted(folders.items())
-        if (folder / _CONFIG_FILE).is_file()
+        if (folder / _CONFIG_FILE).is_file() and not (folder / _SPEECH_ENCODER).is_file()
     ]

@@ -76,6 +76,7 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
 
     await server.startup(sockets=sockets)
     watcher = asyncio.create_task(_watch_loading(runtime, hooks, stop))
+    watcher.add_done_callback(lambda task: stop.set() if _broke(task) else None)
     await stop.wait()
 
     started = time.monotonic()
@@ -87,6 +88,12 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
     await _close_runtime(runtime)
     await server.shutdown(sockets=sockets)
     log.info("drained", extra={"drain_ms": round((time.monotonic() - started) * 1000)})
+    if _broke(watcher):
+        watcher.result()  # raises: a daemon that nobody was told of is none
+
+
+def _broke(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _stop_signals() -> list[signal.Signals]:

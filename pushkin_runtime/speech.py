@@ -15,7 +15,7 @@ from pushkin_runtime.engines.registry import create_speech_encoder
 from pushkin_runtime.errors import InvalidRequest, ModelCorrupt
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
 from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
-from pushkin_runtime.speech_model import EncoderConfig, Projector, stack, whole_rows
+from pushkin_runtime.speech_model import EncoderConfig, Projector, compressed, stack, whole_rows
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 
 MIN_SAMPLES = SAMPLE_RATE // 50  # 20 ms: less is a click
@@ -44,7 +44,8 @@ class SpeechModel:
         mel = log_mel(whole_rows(samples, self.projector), self.encoder.config.n_mels)
         yield True
         [states] = yield from self.encoder.encode([mel])
-        rows = self.encoder.project(stack(states, self.projector.n_stack))
+        every = self.encoder.project(stack(states, self.projector.n_stack))
+        rows = compressed(every, self.projector)
         digest = hashlib.sha256(rows.tobytes()).digest()
         return SpeechRows(
             rows=rows,
@@ -124,7 +125,7 @@ def open_encoder(folder: Path) -> tuple[EncoderConfig, Callable[[FloatArray], Fl
     """Return an encoder's shape, and mel → states in PyTorch on the calling thread: what training data is made with."""
     config, weights = read_encoder(folder)
     nothing = np.zeros((0, 0), np.float32)
-    no_projector = Projector(1, nothing, nothing, nothing, nothing, 1.0)
+    no_projector = Projector(1, nothing, nothing, nothing, nothing, 1.0, nothing, nothing)
     encoder = create_speech_encoder("torch", config, weights, no_projector)
 
     def states(mel: FloatArray) -> FloatArray:

@@ -51,21 +51,13 @@ def read_speech(adapter_roots: Sequence[Path], model_roots: Sequence[Path]) -> S
 
     Raises CapabilityMissing when either is not there, ModelCorrupt when one is damaged or another than was meant.
     """
-    folder = next(
-        (r / ADAPTER for r in adapter_roots if (r / ADAPTER / f"{KIND}.json").is_file()), None
-    )
+    folder = _find(adapter_roots)
     if folder is None:
         raise CapabilityMissing(
             f"Dictation needs a speech model: no {ADAPTER}/{KIND}.json beside the adapters of this model.",
             param="speech",
         )
-    content = read_folder(folder, KIND, ModelCorrupt)
-    settings = content.settings
-    if not {"encoder", "encoder_sha256", "n_stack", "base_digest"} <= settings.keys():
-        raise ModelCorrupt(
-            f"{folder.name}/{KIND}.json: the settings lack the encoder, the stacking or the base."
-        )
-    projector = content.build(lambda arrays: _projector(arrays, int(settings["n_stack"])))
+    projector, settings = _read(folder)
     name, wanted = str(settings["encoder"]), str(settings["encoder_sha256"])
     where = next(
         (r / name for r in model_roots if Path(name).name == name and (r / name).is_dir()), None
@@ -89,6 +81,43 @@ def read_speech(adapter_roots: Sequence[Path], model_roots: Sequence[Path]) -> S
             f"{KIND}: reads {projector.first.shape[1]} numbers a row, {name} gives {n_in}."
         )
     return SpeechFiles(name, found, config, weights, projector, str(settings["base_digest"]))
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEncoder:
+    """What an installed projector was trained on."""
+
+    encoder: str
+    encoder_sha256: str
+
+
+def installed_projector(adapter_roots: Sequence[Path]) -> WantedEncoder | None:
+    """Return which encoder the first projector needs, None without a projector. Raises ModelCorrupt."""
+    folder = _find(adapter_roots)
+    if folder is None:
+        return None
+    _, settings = _read(folder)
+    return WantedEncoder(str(settings["encoder"]), str(settings["encoder_sha256"]))
+
+
+def _find(adapter_roots: Sequence[Path]) -> Path | None:
+    folders = (root / ADAPTER for root in adapter_roots)
+    return next((folder for folder in folders if (folder / f"{KIND}.json").is_file()), None)
+
+
+def read_projector(folder: Path) -> Projector:
+    """Return the projector of an adapter's folder. Raises ModelCorrupt."""
+    return _read(folder)[0]
+
+
+def _read(folder: Path) -> tuple[Projector, Mapping[str, Any]]:
+    content = read_folder(folder, KIND, ModelCorrupt)
+    settings = content.settings
+    if not {"encoder", "encoder_sha256", "n_stack", "base_digest"} <= settings.keys():
+        raise ModelCorrupt(
+            f"{folder.name}/{KIND}.json: the settings lack the encoder, the stacking or the base."
+        )
+    return content.build(lambda arrays: _projector(arrays, int(settings["n_stack"]))), settings
 
 
 def read_encoder(folder: Path) -> tuple[EncoderConfig, dict[str, FloatArray]]:
@@ -119,8 +148,8 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _projector(arrays: Mapping[str, NDArray[Any]], n_stack: int) -> Projector:
-    names = ("first", "first_bias", "second", "second_bias")
-    first, first_bias, second, second_bias = (
+    names = ("first", "first_bias", "second", "second_bias", "heard", "heard_bias")
+    first, first_bias, second, second_bias, heard, heard_bias = (
         np.ascontiguousarray(arrays[name], dtype=np.float32) for name in names
     )
     n_hidden = len(first_bias)
@@ -135,4 +164,6 @@ def _projector(arrays: Mapping[str, NDArray[Any]], n_stack: int) -> Projector:
     [row_rms] = arrays["row_rms"].astype(float).tolist()
     if not row_rms > 0:
         raise ValueError(f"row_rms is {row_rms}")
-    return Projector(n_stack, first, first_bias, second, second_bias, row_rms)
+    if heard.shape != (len(heard_bias), len(second_bias)) or not len(heard):
+        raise ValueError(f"pieces {heard.shape} with {len(heard_bias)} biases do not fit")
+    return Projector(n_stack, first, first_bias, second, second_bias, row_rms, heard, heard_bias)

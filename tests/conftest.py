@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from daemon.egress import forbid_outbound
+
+CHILDREN = Path(__file__).parent / "house" / "children"
+
+refused = pytest.StashKey[
+    list[str]
+]()  # the ways out that were tried, see tests/house/test_egress.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite golden files, then review the diff"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test and no process of a test reaches beyond loopback: it is stopped, and the test fails."""
+    forbid_outbound(config.stash.setdefault(refused, []).append, may_bind=True)
+    _, log = tempfile.mkstemp(prefix="outbound-")
+    paths = [str(CHILDREN), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"OUTBOUND_LOG": log, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    log = Path(os.environ["OUTBOUND_LOG"])
+    tried = item.config.stash[refused] + log.read_text().splitlines()
+    item.config.stash[refused].clear()
+    log.write_text("")
+    if tried:
+        pytest.fail(f"reached for the network: {'; '.join(tried)}", pytrace=False)
+
+
+def pytest_unconfigure() -> None:
+    Path(os.environ.pop("OUTBOUND_LOG")).unlink()
+
+
+@pytest.fixture
+def outbound_refusals(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """For tests that are to be stopped: the ways out they tried, forgiven at the end."""
+    yield request.config.stash[refused]
+    request.config.stash[refused].clear()
 
 
 @pytest.fixture

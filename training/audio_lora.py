@@ -1,7 +1,7 @@
-"""Stage 2, audio: `python -m training.audio_lora --base DIR --features DIR --out DIR`.
+"""Stage 2, audio: `python -m training.audio_lora --base DIR --features DIR --encoder DIR … --out DIR`.
 
 The encoder is frozen: its states lie in FEATURES (`training.speech_features`). First the projector alone learns, by CTC; then
-projector and audio LoRA together learn to write what was said, the first token being <dict>, <cmd> or <none>. Half of the
+projector and audio LoRA together learn to write what was said, the first token being <dict>, <cmd> or <none>. A third of the
 second part's batches run under the persona adapter, so that dictation works with and without it. A run in `--out` goes
 on, after a kill too. One CPU.
 """
@@ -9,22 +9,32 @@ on, after a kill too. One CPU.
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pushkin_runtime.model_store import open_model
+from adapters.checked_folder import About, write_folder
+from adapters.draft import Provenance
+from adapters.install import write
+from adapters.peft_format import import_peft
+from pushkin_runtime.model_store import base_model, open_model
+from pushkin_runtime.speech_folder import ADAPTER, KIND, weights_sha256
 from pushkin_runtime.tokenizer import TextTokenizer
+from training.adapter_export import save_peft
 from training.base_model import stop_signals
+from training.checkpoint import write_atomic
 from training.lora_model import LoraSettings, attach_lora, load_base
 from training.progress import Metrics, plot_loss, reporting
 from training.speech_examples import Batch, Pieces, Sampler, load_examples
+from training.speech_persona import PersonaSwitch
 from training.speech_reader import SpeechReader, TrainableProjector, trained
 
 LICENCE = "as the repository; trained on synthetic voices, AN4 (CMU) and FSDD (CC BY-SA 4.0)"
@@ -40,6 +50,10 @@ class AudioRun:
     base: Path
     features: Path
     out: Path
+    persona: Path
+    style_encoder: Path
+    encoder: Path
+    persona_share: float = 0.3  # of the second part's batches
     steps: int = 3000
     projector_steps: int = 1500
     rows: int = 800
@@ -47,8 +61,8 @@ class AudioRun:
     n_hidden: int = 1024
     n_merges: int = 250
     projector_rate: float = 1.5e-3
-    joint_rate: float = 4e-4  # the projector's in the second part
-    lora_rate: float = 2.5e-3
+    joint_rate: float = 6e-4  # the projector's in the second part
+    lora_rate: float = 3e-3
     ctc_share: float = 0.5
     warm_steps: int = 300
     weight_decay: float = 0.01
@@ -111,7 +125,9 @@ def _fall(part: float, lowest: float) -> float:
     return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
 
 
-def train(run: AudioRun, model: SpeechReader, sampler: Sampler) -> dict[str, Any]:
+def train(
+    run: AudioRun, model: SpeechReader, sampler: Sampler, switch: PersonaSwitch
+) -> dict[str, Any]:
     """Train, or go on training, to `run.steps`, the time budget or a signal; {"step", "tokens", "seconds"}."""
     optimizer = _optimizer(model, run)
     done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
@@ -122,7 +138,7 @@ def train(run: AudioRun, model: SpeechReader, sampler: Sampler) -> dict[str, Any
         while done["step"] < run.steps and not received:
             if 0 < run.max_minutes * 60 < done["seconds"]:
                 break
-            done, metrics = _step(run, model, optimizer, sampler.draw(done["step"]), done)
+            done, metrics = _step(run, (model, optimizer, switch), sampler.draw(done["step"]), done)
             report(metrics)
             if done["step"] % run.save_every == 0:
                 _save(run.out / CHECKPOINT, model, optimizer, done)
@@ -132,13 +148,20 @@ def train(run: AudioRun, model: SpeechReader, sampler: Sampler) -> dict[str, Any
 
 
 def _step(
-    run: AudioRun, model: SpeechReader, optimizer: Any, batch: Batch, done: dict[str, Any]
+    run: AudioRun,
+    parts: tuple[SpeechReader, Any, PersonaSwitch],
+    batch: Batch,
+    done: dict[str, Any],
 ) -> tuple[dict[str, Any], Metrics]:
+    model, optimizer, switch = parts
     began, step = time.monotonic(), done["step"]
     highest = rates(run, step, done["seconds"])
     for group, rate in zip(optimizer.param_groups, highest, strict=True):
         group["lr"] = rate
-    loss, shown = losses(run, model, batch, is_joint=step >= run.projector_steps)
+    is_joint = step >= run.projector_steps
+    is_on = is_joint and random.Random(f"{run.seed}:persona:{step}").random() < run.persona_share
+    switch.set(is_on)
+    loss, shown = losses(run, model, batch, is_joint, switch.rows(step) if is_on else None)
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
@@ -156,7 +179,11 @@ def _step(
 
 
 def losses(
-    run: AudioRun, model: SpeechReader, batch: Batch, is_joint: bool
+    run: AudioRun,
+    model: SpeechReader,
+    batch: Batch,
+    is_joint: bool,
+    persona: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """What is minimised, nats a target token, and what is shown: CTC in the first part, writing in the second."""
     hidden = model.projector.hidden(batch.stacked)
@@ -167,7 +194,7 @@ def losses(
         return aligned, float(ctc.detach())
     half = run.precision == "bf16"
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        writing = model.writing_loss(rows, batch, half) / batch.n_targets
+        writing = model.writing_loss(rows, batch, half, persona) / batch.n_targets
     return writing + run.ctc_share * aligned, float(writing.detach())
 
 
@@ -193,12 +220,58 @@ def restore(path: Path, model: SpeechReader, optimizer: Any = None) -> dict[str,
     return done
 
 
+def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[str, Any]) -> Path:
+    """Write `OUT/adapters/dictate`: the adapter with the projector's two files beside it; its path."""
+    facts = {
+        "steps": done["step"],
+        "tokens": done["tokens"],
+        "projector_steps": run.projector_steps,
+        "n_hidden": run.n_hidden,
+        "n_merges": run.n_merges,
+        "persona_share": run.persona_share,
+        "lora_rate": run.lora_rate,
+        "projector_rate": run.projector_rate,
+        "joint_rate": run.joint_rate,
+        "ctc_share": run.ctc_share,
+        "seed": run.seed,
+    }
+    save_peft(model.model, run.out / "peft")  # type: ignore[arg-type]
+    base = base_model(open_model(run.base))
+    provenance = Provenance(
+        task="dictate",
+        stage="audio",
+        parents=("persona",) if run.persona_share else (),
+        languages=("en", "ru"),
+        licence=LICENCE,
+        training=facts,
+    )
+    draft = import_peft(run.out / "peft", name=ADAPTER, base=base, provenance=provenance)
+    write(draft, run.out / "adapters", replace=True)
+    folder = run.out / "adapters" / ADAPTER
+    settings = {
+        "encoder": run.encoder.name,
+        "encoder_sha256": weights_sha256(run.encoder),
+        "n_stack": run.n_stack,
+        "base_digest": base.digest,
+    }
+    write_folder(
+        folder, KIND, model.arrays(), About(settings=settings, licence=LICENCE, facts=facts)
+    )
+    content = {
+        "run": {key: str(value) for key, value in asdict(run).items()},
+        "lora": asdict(lora),
+        "done": done,
+    }
+    write_atomic(run.out / "run.json", json.dumps(content, indent=2) + "\n")
+    return folder
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="training.audio_lora", description=__doc__)
-    for name in ("base", "features", "out"):
+    for name in ("base", "features", "out", "persona", "style-encoder", "encoder"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    defaults = AudioRun(Path(), Path(), Path())
-    for field in fields(AudioRun)[3:]:
+    defaults = AudioRun(Path(), Path(), Path(), Path(), Path(), Path())
+    for field in fields(AudioRun)[6:]:
         value = getattr(defaults, field.name)
         parser.add_argument("--" + field.name.replace("_", "-"), default=value, type=type(value))
     parser.add_argument("--rank", type=int, default=64)
@@ -221,10 +294,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     n_state = examples[0].stacked.shape[1] // run.n_stack
     print(f"{len(examples)} clips, {len(pieces.ids)} pieces", flush=True)
     model = make_model(run, lora, n_state, tokenizer, pieces)
-    done = train(
-        run, model, Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack, run.warm_steps)
-    )
-    print(done)
+    sampler = Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack, run.warm_steps)
+    done = train(run, model, sampler, PersonaSwitch(model.model, run.persona, run.style_encoder))
+    print(finish(run, lora, model, done))
 
 
 if __name__ == "__main__":

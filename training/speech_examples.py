@@ -25,7 +25,7 @@ from training.speech_features import Clip, read_shard
 from training.tokenizer import assemble
 
 N_MERGES = 250
-IGNORED = -100
+MAX_CLIPS = 32  # of a batch: prompts are padded to the longest
 _LETTERS = set("▁'abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюя")
 KINDS = ("<dict>", "<cmd>", "<none>")
 
@@ -123,7 +123,7 @@ class Sampler:
             n = round(n * (0.5 + 0.5 * step / self._warm))
         first = rng.randrange(n)
         longest = len(self._examples[min(n - 1, first + 20)].stacked)
-        count = max(4, min(64, self._n_rows // longest))
+        count = max(4, min(MAX_CLIPS, self._n_rows // longest))
         near = range(max(0, first - 3 * count), min(n, first + 3 * count))
         chosen = [self._examples[i] for i in rng.sample(near, min(count, len(near)))]
         frames = [self._frame(example, rng) for example in chosen]
@@ -148,9 +148,10 @@ class Sampler:
         """The prompt around the rows: sometimes with another language's code, sometimes with text before the caret."""
         language = example.clip.language if rng.random() < 0.8 else rng.choice(LANGUAGES)
         before: list[int] = []
-        if rng.random() < 0.3:
+        if rng.random() < 0.2:
             other = rng.choice(self._examples).clip
             before = self._tokenizer.encode(f"{other.text.capitalize()}. ") if other.text else []
+            before = before[-rng.randrange(1, 13) :]
         return dictation_frame(self._tokenizer, language, before)
 
 

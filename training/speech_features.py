@@ -140,6 +140,16 @@ class Maker:
         group = f"synthetic {job.language} {job.source}"
         return Clip(job.text, job.language, job.kind, group, voice), self._room.hear(samples, rng)
 
+    def clip(self, i: int) -> Clip:
+        """What is known of clip number i without making it; a synthetic one's voice is left open."""
+        job = self.jobs[i]
+        if isinstance(job, Recorded):
+            return job.clip
+        if isinstance(job, Utterance):
+            group = f"synthetic {job.language} {job.source}"
+            return Clip(job.text, job.language, job.kind, group, "")
+        return Clip("", "", "none", str(job), "")
+
     def _digits(self, rng: random.Random) -> tuple[Clip, FloatArray]:
         digits = [r for r in self._recorded if r.clip.group == "fsdd"]
         voice = rng.choice(digits).clip.voice

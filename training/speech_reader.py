@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pushkin_runtime.speech_model import runs
 from pushkin_runtime.tokenizer import TextTokenizer
 from training.completion_trainer import frozen_head_loss
 from training.speech_examples import KINDS, Batch, Pieces
@@ -99,6 +100,17 @@ class SpeechReader(nn.Module):
         weight: Any = self.ctc_weight
         return functional.linear(rows * self.ctc_gain, weight, self.ctc_bias)
 
+    def compressed(self, rows: Tensor, n_rows: list[int]) -> list[Tensor]:
+        """One row for each sound of each clip, as in serving (`speech_model.compressed`); gradients pass."""
+        with torch.no_grad():
+            labels = self.ctc_logits(rows).argmax(-1).numpy()
+        rms: Any = self.projector.text_rms
+        found = []
+        for own, label, n in zip(rows, labels, n_rows, strict=True):
+            means = torch.stack([own[a:b].mean(0) for a, b in runs(label[:n])])
+            found.append(functional.rms_norm(means, means.shape[1:], eps=1e-6) * rms)
+        return found
+
     def letter_loss(self, hidden: Tensor, batch: Batch) -> Tensor:
         """CTC over letters at the encoder's own rate, read off the hidden layer; summed over the clips (nats)."""
         logits = self.letters(hidden).unflatten(-1, (self.n_stack, -1)).flatten(1, 2)
@@ -128,16 +140,22 @@ class SpeechReader(nn.Module):
         best = self.ctc_logits(rows[:n_rows]).argmax(-1).tolist()
         return [self._ids[b] for a, b in zip([0, *best], best, strict=False) if b and b != a]
 
-    def writing_loss(self, rows: Tensor, batch: Batch, half: bool) -> Tensor:
-        """Summed NLL (nats) of the targets; the first token is chosen among KINDS alone, as in serving."""
+    def writing_loss(
+        self, rows: Tensor, batch: Batch, half: bool, persona: Tensor | None = None
+    ) -> Tensor:
+        """Summed NLL (nats) of the targets; the first token is chosen among KINDS alone, as in serving.
+
+        persona: rows that stand first, (n_rows, hidden_size).
+        """
         base = self._base[0]
         embed = base.get_input_embeddings()
         parts, starts = [], []
-        for i, n in enumerate(batch.n_rows):
+        for i, own in enumerate(self.compressed(rows, batch.n_rows)):
             head = embed(torch.tensor(batch.heads[i]))
+            head = head if persona is None else torch.cat([persona, head])
             rest = embed(torch.tensor([*batch.tails[i], *batch.targets[i][:-1]]))
-            parts.append(torch.cat([head, rows[i, :n].to(head.dtype), rest]))
-            starts.append(len(head) + n + len(batch.tails[i]) - 1)
+            parts.append(torch.cat([head, own.to(head.dtype), rest]))
+            starts.append(len(head) + len(own) + len(batch.tails[i]) - 1)
         padded = nn.utils.rnn.pad_sequence(
             parts, batch_first=True
         )  # right: causal rows never see it
@@ -153,6 +171,13 @@ class SpeechReader(nn.Module):
         ]
         rest_of = torch.tensor([token for t in batch.targets for token in t[1:]])
         return deciding + frozen_head_loss(torch.cat(behind), weight, rest_of, half)
+
+    def arrays(self) -> dict[str, NDArray[np.float16]]:
+        """The projector's file: its matrices, and what says which piece a row is."""
+        weight: Any = self.ctc_weight
+        heard = (weight * self.ctc_gain).detach().numpy().astype(np.float16)
+        bias = self.ctc_bias.detach().numpy().astype(np.float16)
+        return {**self.projector.arrays(), "heard": heard, "heard_bias": bias}
 
 
 def trained(model: SpeechReader) -> Mapping[str, Tensor]:

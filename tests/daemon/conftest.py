@@ -24,7 +24,8 @@ LIFETIME_S = 120.0  # a daemon that a broken test leaves waiting
 def environment(home: Path, **extra: str) -> dict[str, str]:
     """What a command needs, and nothing of the developer's own settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PUSHKIN_", "_PUSHKIN"))}
-    defaults = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PUSHKIN_PORT": "0"}
+    path = os.pathsep.join((str(REPOSITORY), os.environ["PYTHONPATH"]))
+    defaults = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PUSHKIN_PORT": "0"}
     return {**kept, **defaults, "PUSHKIN_HOME": str(home), "PUSHKIN_ENGINE": "scripted", **extra}
 
 

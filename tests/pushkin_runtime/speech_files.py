@@ -59,6 +59,8 @@ def write_projector(
         "second": rng.standard_normal((hidden_size, 24)) * 0.2,
         "second_bias": np.zeros(hidden_size),
         "row_rms": np.array([ROW_RMS]),
+        "heard": rng.standard_normal((6, hidden_size)),
+        "heard_bias": np.zeros(6),
     }
     named = {
         "encoder": encoder.name,

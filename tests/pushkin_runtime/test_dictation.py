@@ -70,7 +70,9 @@ def test_speech_becomes_an_answer_with_its_kind(
     runtime: Runtime, generate: Callable[..., Done]
 ) -> None:
     speech = encoded(runtime)
-    assert speech.rows.shape == (25, HIDDEN)  # 1.5 s, 50 states a second, three a row
+    n_rows, width = speech.rows.shape
+    assert 1 <= n_rows <= 25  # 1.5 s, 50 states a second, three a row, one row a sound
+    assert width == HIDDEN
     result = generate(runtime, task="dictate", text="Dear Anna, ", speech=speech).result
     assert result.speech is not None
     assert sum(result.speech.probabilities) == pytest.approx(1)

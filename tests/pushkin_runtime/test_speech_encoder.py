@@ -18,7 +18,15 @@ from pushkin_runtime.engines.registry import SPEECH_ENCODERS, create_speech_enco
 from pushkin_runtime.errors import CapabilityMissing, ModelCorrupt
 from pushkin_runtime.log_mel import log_mel
 from pushkin_runtime.speech_folder import read_encoder
-from pushkin_runtime.speech_model import Projector, encoder_config, stack, whole_rows
+from pushkin_runtime.speech_model import (
+    SILENCE_ROWS,
+    Projector,
+    compressed,
+    encoder_config,
+    runs,
+    stack,
+    whole_rows,
+)
 from tests.pushkin_runtime.speech_files import (
     ENCODER,
     N_STACK,
@@ -36,6 +44,8 @@ PROJECTOR = Projector(
     np.random.default_rng(1).standard_normal((8, 16)).astype(np.float32),
     np.full(8, 0.1, np.float32),
     ROW_RMS,
+    np.eye(3, 8, dtype=np.float32),
+    np.zeros(3, np.float32),
 )
 
 
@@ -139,6 +149,19 @@ def test_a_config_that_is_not_whispers_is_refused() -> None:
         encoder_config({"hidden_size": 5}, "config.json")
     with pytest.raises(ModelCorrupt, match="80 or 128"):
         encoder_config(ENCODER | {"num_mel_bins": 64}, "config.json")
+
+
+def test_one_row_stays_for_each_sound_and_each_long_silence() -> None:
+    sounds = [1, 1, 0, 0, 1, 2, 2, *[0] * SILENCE_ROWS, 2]
+    rows = np.eye(3, 8, dtype=np.float32)[sounds] + 1e-3
+    assert runs(np.array(sounds)) == [(0, 2), (4, 5), (5, 7), (7, 7 + SILENCE_ROWS), (15, 16)]
+    found = compressed(rows, PROJECTOR)
+    assert found.argmax(1).tolist() == [1, 1, 2, 0, 2]
+    assert np.allclose(np.sqrt(np.mean(found**2, axis=1)), ROW_RMS, rtol=1e-3)
+    assert (
+        len(compressed(rows[2:4], PROJECTOR)) == 1
+    )  # a short silence alone is still something to read
+    assert runs(np.zeros(0, np.int64)) == []
 
 
 def test_speech_is_padded_to_whole_rows_never_cut() -> None:
