@@ -81,7 +81,6 @@ class Microphone:
         self.ring = Ring(int(options.ring_s * self.device.rate))
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._ended = threading.Event()  # never set: a wait for the last blocks
         self._stream: _Stream | None = None
         self._is_abandoned = False
         self._away_since: float | None = None
@@ -99,7 +98,7 @@ class Microphone:
         self._stop.set()
         self._wake.set()
         if was_open and self._stream is not None:
-            self._ended.wait(TAIL_S)
+            time.sleep(TAIL_S)
         self.ring.end()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
             self._watcher.join(_ABORT_S + 1)
