@@ -9,6 +9,7 @@ import click
 
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
+from daemon.cli_diagnose import diagnose
 from daemon.cli_dictate import dictate, dictation_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, token, version
@@ -84,6 +85,7 @@ for _command in (
         dictation_group,
         stats_group,
         logs,
+        diagnose,
         service,
         version,
     ),
