@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from daemon import __version__
 from daemon.auth_token import ensure_token
 from daemon.config import Loaded, adapter_defaults
+from daemon.editor_port import with_editor_port
 from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
@@ -125,6 +126,7 @@ def serve(serving: Serving) -> None:
                     port=listeners.port,
                     version=__version__,
                     unix_socket=listeners.unix_path,
+                    editor_port=listeners.editor_port,
                 )
                 lock.record(endpoint)
                 serving.announcer.listening(listeners)
@@ -223,7 +225,8 @@ def _run(
         edge.events.close()
         serving.announcer.stopping()
 
-    run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
+    app = with_editor_port(edge.app, listeners.editor_port)
+    run_server(app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
     edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
@@ -349,6 +352,11 @@ def _listening(serving: Serving) -> Iterator[Listeners]:
         if unix_path is not None:
             unix_socket = stack.enter_context(open_unix(unix_path))
             listeners = replace(listeners, unix_socket=unix_socket)
+        if server.editor_port:
+            # An editor that is made to wait for an answer gives up, one that is refused asks again.
+            editor = open_loopback(server.editor_port, backlog=None)
+            stack.callback(editor.close)
+            listeners = replace(listeners, editor=editor)
         yield listeners
 
 
