@@ -193,7 +193,8 @@ class Librarian:
         return str(answer.status)
 
     def _push(self, path: str, number: int) -> str:
-        body = {"text": page(number), "revision": time.monotonic_ns()}
+        # With consent: what was deleted does not come back without it.
+        body = {"text": page(number), "revision": time.monotonic_ns(), "consent": True}
         pushed = self._client.call("PUT", path, body)
         if pushed.status != 202:
             return f"{pushed.status} {pushed.data['error']['code']}"
