@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
+
+import numpy as np
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
 
 from benchmarks.harness import Target
 from benchmarks.http_client import Body, Broken, Client, Refused
@@ -29,6 +34,7 @@ N_TOKENS = 12
 LEAVE_SHARE = 0.2
 N_DOCUMENTS = 6  # of each client that keeps documents
 JOB_TIMEOUT_S = 60.0
+NOISE_RATE = 16_000
 FILED = (
     *("push: done", "push: unchanged", "list: 200", "read: 200", "delete: 200"),
     *("read: 404", "delete: 404"),  # it is not there (yet)
@@ -47,18 +53,26 @@ class Traffic(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How to ask for the greedy continuation of a text, and where its text is in an answer and in an event."""
+    """How to ask for the greedy continuation of a text, and where its text is in an answer and in an event.
+
+    body: makes the request once. A prompt of tokens has no persona, which changes while documents are indexed.
+    """
 
     path: str
-    body: Callable[[str], Body]
+    body: Callable[[Client, str], Body]
     text: Callable[[Any], str]
     delta: Callable[[Any], str]
+
+
+def _tokens(client: Client, text: str) -> list[int]:
+    answer = client.call("POST", "/tokenize", {"content": text, "add_special": True})
+    return list(answer.data.get("tokens", ()))
 
 
 DIALECTS = {
     "native": Dialect(
         path="/v1/continue",
-        body=lambda text: {
+        body=lambda _, text: {
             "text": text,
             "max_tokens": N_TOKENS,
             "sampling": {"temperature": 0},
@@ -70,13 +84,21 @@ DIALECTS = {
     ),
     "llama": Dialect(
         path="/completion",
-        body=lambda text: {"prompt": text, "n_predict": N_TOKENS, "temperature": 0},
+        body=lambda client, text: {
+            "prompt": _tokens(client, text),
+            "n_predict": N_TOKENS,
+            "temperature": 0,
+        },
         text=lambda answer: answer["content"],
         delta=lambda event: event.get("content", ""),
     ),
     "openai": Dialect(
         path="/v1/completions",
-        body=lambda text: {"prompt": text, "max_tokens": N_TOKENS, "temperature": 0},
+        body=lambda client, text: {
+            "prompt": _tokens(client, text),
+            "max_tokens": N_TOKENS,
+            "temperature": 0,
+        },
         text=lambda answer: answer["choices"][0]["text"],
         delta=lambda event: "".join(choice["text"] for choice in event.get("choices", ())),
     ),
@@ -90,6 +112,7 @@ class CheckedClient:
         self.tally = Tally()
         self._dialect = dialect
         self._client = Client(target, program=f"load-{dialect.path.strip('/')}-{number}")
+        self._bodies = {text: dialect.body(self._client, text) for text in TEXTS}
         self._expected = {text: self._ask(text) for text in TEXTS}
 
     def close(self) -> None:
@@ -112,7 +135,7 @@ class CheckedClient:
         _note(self.tally, outcome, ("right", "left"))
 
     def _ask(self, text: str) -> str:
-        answer = self._client.call("POST", self._dialect.path, self._dialect.body(text))
+        answer = self._client.call("POST", self._dialect.path, self._bodies[text])
         if answer.status != 200:
             raise Refused(answer.status, answer.data)
         self.tally.n_tokens += N_TOKENS
@@ -120,7 +143,7 @@ class CheckedClient:
 
     def _read(self, text: str) -> str:
         parts: list[str] = []
-        for event in self._client.stream(self._dialect.path, self._dialect.body(text)):
+        for event in self._client.stream(self._dialect.path, self._bodies[text]):
             if event.name == "error" or "error" in event.data:
                 return f"error event: {event.data}"
             if event.name in ("delta", "message"):
@@ -132,7 +155,7 @@ class CheckedClient:
 
     def _leave(self, text: str, after: int) -> str:
         with contextlib.closing(
-            self._client.stream(self._dialect.path, self._dialect.body(text))
+            self._client.stream(self._dialect.path, self._bodies[text])
         ) as events:
             for _ in itertools.islice(events, after):
                 pass
@@ -170,7 +193,8 @@ class Librarian:
         return str(answer.status)
 
     def _push(self, path: str, number: int) -> str:
-        body = {"text": page(number), "revision": time.monotonic_ns()}
+        # With consent: what was deleted does not come back without it.
+        body = {"text": page(number), "revision": time.monotonic_ns(), "consent": True}
         pushed = self._client.call("PUT", path, body)
         if pushed.status != 202:
             return f"{pushed.status} {pushed.data['error']['code']}"
@@ -181,6 +205,60 @@ class Librarian:
                 return str(job and job["state"])
             time.sleep(0.05)
         return "not indexed in time"
+
+
+class Dictator:
+    """Sends seconds of noise in bursts over `WS /v1/dictation`, faster than it could be said, and waits for the end.
+
+    What is heard in it is nobody's business here, only that every session begins and ends.
+    """
+
+    def __init__(self, target: Target, number: int) -> None:
+        self.tally = Tally()
+        self._target = target
+        self._number = number
+
+    def close(self) -> None:
+        """Each session had a connection of its own."""
+
+    def do(self, number: int) -> None:
+        chance = random.Random(number)
+        leaves = chance.random() < LEAVE_SHARE
+        try:
+            outcome = self.dictate(number, leaves=leaves)
+        except (OSError, WebSocketException) as error:
+            outcome = f"broken: {error!r}"
+        _note(self.tally, outcome, ("left", "ended"))
+
+    def dictate(self, number: int, *, leaves: bool) -> str:
+        """One session; returns "ended", "left", or what else came."""
+        url = f"ws://{self._target.host}:{self._target.port}/v1/dictation"
+        headers = {"Authorization": f"Bearer {self._target.token}"}
+        with connect(url, additional_headers=headers, open_timeout=JOB_TIMEOUT_S) as socket:
+            socket.send(json.dumps({"type": "start", "rate": NOISE_RATE}))
+            first = json.loads(socket.recv(JOB_TIMEOUT_S))
+            if first["type"] != "ready":
+                return f"{first['type']} {first.get('error', {}).get('code')}"
+            for burst in _noise(number):
+                socket.send(burst)
+            if leaves:
+                return "left"
+            socket.send(json.dumps({"type": "stop"}))
+            while True:
+                event = json.loads(socket.recv(JOB_TIMEOUT_S))
+                if event["type"] == "error":
+                    return f"error {event['error']['code']}"
+                if event["type"] == "ended":
+                    return "ended"
+
+
+def _noise(number: int) -> Iterator[bytes]:
+    """Half a second of noise, half of silence, twice: s16le at NOISE_RATE."""
+    n_samples = NOISE_RATE // 2
+    for seed in range(2):
+        noise = np.random.default_rng(number + seed).integers(-9000, 9000, n_samples, "<i2")
+        yield noise.tobytes()
+        yield bytes(2 * n_samples)
 
 
 def page(number: int) -> str:
@@ -195,18 +273,23 @@ Make = Callable[[Target, int], Traffic]
 KINDS: dict[str, Make] = {
     "mixed": Worker,  # every task of the native dialect, three in ten cancelled in every way
     "documents": Librarian,
+    "dictation": Dictator,
     **{name: partial(CheckedClient, dialect=dialect) for name, dialect in DIALECTS.items()},
 }
-DEFAULT_MIX = {"mixed": 7, "native": 3, "llama": 2, "openai": 2, "documents": 2}
+DEFAULT_MIX = {"mixed": 7, "native": 3, "llama": 2, "openai": 1, "documents": 2, "dictation": 1}
 
 
 def is_served(target: Target, kind: str) -> bool:
     """Whether the daemon knows what clients of this kind ask for."""
+    if kind == "dictation":
+        with contextlib.suppress(OSError, WebSocketException):
+            return Dictator(target, 0).dictate(0, leaves=False) == "ended"
+        return False
     dialect = DIALECTS.get(kind)
     if dialect is None:
         return True
     with Client(target) as client:
-        return client.call("POST", dialect.path, dialect.body(TEXTS[0])).status != 404
+        return client.call("POST", dialect.path, dialect.body(client, TEXTS[0])).status != 404
 
 
 def _note(tally: Tally, outcome: str, right: tuple[str, ...]) -> None:

@@ -9,6 +9,8 @@ import click
 
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
+from daemon.cli_diagnose import diagnose
+from daemon.cli_dictate import dictate, dictation_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, token, version
 from daemon.cli_logs import logs
@@ -71,7 +73,7 @@ def completion(shell: str) -> None:
 
 
 for _command in (
-    *(serve, status, continue_, rephrase, story),
+    *(serve, status, continue_, rephrase, story, dictate),
     *(
         token,
         pair_group,
@@ -80,8 +82,10 @@ for _command in (
         adapters_group,
         index_group,
         persona_group,
+        dictation_group,
         stats_group,
         logs,
+        diagnose,
         service,
         version,
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from logging.handlers import RotatingFileHandler
@@ -19,7 +20,7 @@ from daemon.log_ids import LogIds
 
 _MAX_BYTES = 5_000_000
 _N_OLD_FILES = 4
-_MAX_STRING = 80
+_WORD = re.compile(r"[A-Za-z0-9_.,:/#{}<>@+-]{0,80}")  # no sentence, and no Russian word
 _OURS = frozenset(
     (
         "pushkin",
@@ -111,7 +112,7 @@ def _is_loggable(value: object) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) and _is_loggable(item) for item in value)
     if isinstance(value, str):
-        return len(value) <= _MAX_STRING
+        return _WORD.fullmatch(value) is not None
     return value is None or isinstance(value, bool | int | float)
 
 

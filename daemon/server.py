@@ -19,7 +19,7 @@ from socket import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from pushkin_runtime.runtime import Runtime
 
@@ -42,12 +42,12 @@ class Hooks:
     stopping: Callable[[], None]
 
 
-def run_server(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+def run_server(app: ASGIApp, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
     """Serve until SIGTERM or SIGINT; returns when every stream has ended, in at most 5 s."""
     asyncio.run(_serve(app, sockets, runtime, hooks))
 
 
-async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+async def _serve(app: ASGIApp, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
     import uvicorn
 
     from daemon.connections import bounded_protocol
@@ -76,6 +76,7 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
 
     await server.startup(sockets=sockets)
     watcher = asyncio.create_task(_watch_loading(runtime, hooks, stop))
+    watcher.add_done_callback(lambda task: stop.set() if _broke(task) else None)
     await stop.wait()
 
     started = time.monotonic()
@@ -87,6 +88,12 @@ async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: H
     await _close_runtime(runtime)
     await server.shutdown(sockets=sockets)
     log.info("drained", extra={"drain_ms": round((time.monotonic() - started) * 1000)})
+    if _broke(watcher):
+        watcher.result()  # raises: a daemon that nobody was told of is none
+
+
+def _broke(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _stop_signals() -> list[signal.Signals]:

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pushkin_runtime.errors import Draining, EngineFailed
+from adapters.errors import AdapterError
+from pushkin_runtime.errors import Draining, EngineFailed, RuntimeFault
 from pushkin_runtime.fair_queue import FairQueue
 from pushkin_runtime.generate import Generation, Workshop
 from pushkin_runtime.handle import GenerationHandle
@@ -269,6 +270,10 @@ class InferenceThread:
         except StopIteration:
             return None
         except Exception as error:  # noqa: BLE001 - one generation's failure is its own
+            if isinstance(error, EngineFailed) or not isinstance(
+                error, RuntimeFault | AdapterError
+            ):
+                self._liveness.doubt()  # it may be broken for the next one too
             active.work.fail(error)
             return None
         finally:

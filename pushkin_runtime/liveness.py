@@ -17,7 +17,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pushkin_runtime.types import GenerationRequest, Health, SamplingOverrides
+from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.types import Event, Failed, GenerationRequest, Health, SamplingOverrides
 
 FRESH_S = 30.0  # a token this recent proves that generation works
 SELF_TEST_S = 5.0  # how long a self-test token may take at least
@@ -57,6 +58,8 @@ class Liveness:
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._has_ended = False
+        # The machine slept or the engine broke and no token has come since; nor did the self-test's.
+        self._is_doubted = self._has_failed = False
         self._looked_at = clocks.awake()
         self._stall_clock = self._moved_at = 0.0
         self._asleep_s = clocks.continuous() - clocks.awake()
@@ -81,6 +84,7 @@ class Liveness:
             self._unit_wrote = True
             self._last_token_at = self._clocks.continuous()
             self._self_test_at = None
+            self._is_doubted = self._has_failed = False
 
     def end(self) -> None:
         """The unit is done, whether it did anything or not; how long it took says what the next may take."""
@@ -91,13 +95,25 @@ class Liveness:
             self._fastest_step_s = min(took_s, self._fastest_step_s or took_s)
 
     def rest(self) -> None:
-        """There is nothing to do: nobody needs to look before the next `work`."""
-        self._busy.clear()
+        """There is nothing to do: nobody needs to look before the next `work`, unless a proof is wanted."""
+        if not self._is_doubted and not self._has_failed:
+            self._busy.clear()
+
+    def doubt(self) -> None:
+        """The engine broke: whoever watches asks for a self-test."""
+        self._is_doubted = True
+        self._busy.set()
 
     def stop(self) -> None:
         """The thread ends."""
         self._has_ended = True
         self._busy.set()
+
+    def _hear_self_test(self, event: Event) -> None:
+        if isinstance(event, Failed):  # another may still succeed
+            self._has_failed = True
+            self._self_test_at = None
+            self._busy.set()
 
     # -- any thread -----------------------------------------------------------------------------
 
@@ -133,9 +149,20 @@ class Liveness:
     @property
     def is_stalled(self) -> bool:
         """Whether something has to be done and nothing moves, or never will."""
-        if self._has_ended:
+        if self._has_ended or self._has_failed:
             return True
         return self._busy.is_set() and self._still_s() > self.limit_s
+
+    @property
+    def wants_self_test(self) -> bool:
+        """Whether only a self-test can tell, and none is on its way."""
+        return (self._is_doubted or self._has_failed) and self._self_test_at is None
+
+    def self_test(self, wake: Callable[[], None]) -> GenerationHandle:
+        """Return a generation of one token; what becomes of it is known here."""
+        return GenerationHandle(
+            _self_test_request(), self._hear_self_test, wake=wake, on_end=lambda _: None
+        )
 
     def look(self, start_self_test: Callable[[], None]) -> Health:
         """Judge. At rest without a recent token, `start_self_test` is called and trusted for a while.
@@ -151,19 +178,24 @@ class Liveness:
                 return _dead("the self-test token did not come")
             if still_s > self.limit_s:
                 return _dead("work is queued but nothing moves")
+        self._is_doubted |= self._has_slept()
         age_s = self.token_age_s()
-        if self._has_slept():
-            self._last_token_at = None
-        elif age_s is not None and age_s < FRESH_S:
-            return _alive("a token was produced recently")
-        if self._busy.is_set() and not is_tested:
-            return _alive("work is making progress")
-        if not is_tested:
+        if self.wants_self_test or not (self._busy.is_set() or self._is_fresh(age_s) or is_tested):
             self._self_test_at = self._stall_clock
             start_self_test()
-        return _alive("idle; a self-test token is on its way")
+            is_tested = True
+        if self._has_failed:
+            return _dead("the self-test failed")
+        if self._is_fresh(age_s):
+            return _alive("a token was produced recently")
+        if is_tested:
+            return _alive("idle; a self-test token is on its way")
+        return _alive("work is making progress")
 
     # -- helpers --------------------------------------------------------------------------------
+
+    def _is_fresh(self, age_s: float | None) -> bool:
+        return age_s is not None and age_s < FRESH_S and not self._is_doubted
 
     def _move(self) -> None:
         self._moved_at = self._advance()
@@ -186,7 +218,7 @@ class Liveness:
         return slept_s > SLEPT_S
 
 
-def self_test_request() -> GenerationRequest:
+def _self_test_request() -> GenerationRequest:
     """The smallest request that goes through everything: prompt, cache, prefill, one greedy token."""
     return GenerationRequest(
         request_id=f"self-test-{uuid.uuid4().hex}",

@@ -33,7 +33,7 @@ from pushkin_runtime.errors import (
 from pushkin_runtime.generate import Generation, Workshop, unwritable
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
-from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness, self_test_request
+from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness
 from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
@@ -286,7 +286,11 @@ class Runtime:
 
     def is_stalled(self) -> bool:
         """Whether there is work and nothing moves; to be asked every second or so while there is."""
-        return self._state == "ready" and self._liveness.is_stalled
+        if self._state != "ready":
+            return False
+        if self._liveness.wants_self_test:
+            self.health()
+        return self._liveness.is_stalled
 
     def close(self, *, drain_s: float) -> bool:
         """End open generations as cancelled and release the model; whether it stopped in `drain_s`."""
@@ -328,7 +332,7 @@ class Runtime:
 
     def _warm_up(self, shop: Workshop) -> None:
         """Produce one token before the first request does: it pays for lazy initialisation."""
-        handle = self._self_test_handle()
+        handle = self._liveness.self_test(self._thread.wake)
         self._liveness.begin()
         for _ in Generation(handle, shop).run():
             self._liveness.end()
@@ -374,12 +378,7 @@ class Runtime:
 
     def _start_self_test(self) -> None:
         with contextlib.suppress(Draining, EngineFailed):
-            self._thread.submit(self._self_test_handle(), is_urgent=True)
-
-    def _self_test_handle(self) -> GenerationHandle:
-        return GenerationHandle(
-            self_test_request(), lambda _: None, wake=self._thread.wake, on_end=lambda _: None
-        )
+            self._thread.submit(self._liveness.self_test(self._thread.wake), is_urgent=True)
 
 
 def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:

@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_every_command_has_help(capsys: Output) -> None:
     commands = ["serve", "status", "continue", "rephrase", "story", "token", "config show"]
-    commands += ["models list", "version", "completion", "logs", "stats show"]
+    commands += ["models list", "version", "completion", "logs", "stats show", "diagnose"]
     commands += [f"service {verb}" for verb in ("install", "uninstall", "status", "restart")]
 
     for command in commands:

@@ -96,3 +96,12 @@ def test_the_key_of_the_digests_is_made_once_and_private(tmp_path: Path) -> None
 
     assert ensure_log_key(path) == ensure_log_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_value_that_could_be_text_is_left_out(log_file: Path) -> None:
+    extra = {"route": "/v1/models/{model_id}", "what": "two words", "house": "дом", "n": 3}
+    logging.getLogger("pushkin.test").info("done", extra=extra)
+
+    (entry,) = entries(log_file)
+    assert (entry["route"], entry["n"]) == ("/v1/models/{model_id}", 3)
+    assert not {"what", "house"} & set(entry)

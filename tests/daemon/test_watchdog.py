@@ -12,6 +12,7 @@ import pytest
 from daemon.watchdog import EXIT_DEAD, Watchdog
 
 HANGING_DAEMON = Path(__file__).with_name("hanging_daemon.py")
+SPEECHLESS_DAEMON = Path(__file__).with_name("speechless_daemon.py")
 GUARD_S = 20.0
 CANARY = "canary-Онегин-91c"
 
@@ -50,6 +51,15 @@ def test_an_engine_that_hangs_is_told_at_health_and_ends_the_process(
         assert client.get("/health").status_code == 200
         assert client.post("/v1/continue", json={"text": "x", "max_tokens": 1}).status_code == 200
     assert again.stop() == 0
+
+
+def test_a_daemon_that_breaks_in_its_start_does_not_live_on_unheard(
+    start_daemon, home: Path
+) -> None:
+    daemon = start_daemon(home, program=SPEECHLESS_DAEMON, ready=False)
+
+    assert daemon.process.wait(GUARD_S) == 1  # which launchd starts again
+    assert not (home / "endpoint.json").exists()
 
 
 def until_ill(client: httpx.Client) -> httpx.Response:

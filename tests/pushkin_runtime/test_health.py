@@ -52,8 +52,14 @@ def permits() -> threading.Semaphore:
 
 
 @pytest.fixture
-def runtime(clock: Clock, permits: threading.Semaphore) -> Iterator[Runtime]:
-    engine = ScriptedEngine(texts=["a"], endless=True, permits=permits)
+def engine(permits: threading.Semaphore) -> ScriptedEngine:
+    return ScriptedEngine(texts=["a"], endless=True, permits=permits)
+
+
+@pytest.fixture
+def runtime(
+    clock: Clock, permits: threading.Semaphore, engine: ScriptedEngine
+) -> Iterator[Runtime]:
     options = RuntimeOptions(model_dir=Path(), engine="scripted")
     runtime = Runtime(options, lambda *_: engine, clock.clocks)
     runtime.start()
@@ -150,6 +156,49 @@ def test_when_idle_a_self_test_decides(
     permits.release(10)
     until(lambda: runtime.status().last_token_age_s == 0)
     assert runtime.health().ok
+
+
+def test_an_engine_that_breaks_is_tested_and_one_that_stays_broken_is_ill(
+    runtime: Runtime, clock: Clock, permits: threading.Semaphore, engine: ScriptedEngine
+) -> None:
+    permits.release(1000)
+    ended: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.fail_at = engine.n_steps
+    request = GenerationRequest(request_id="r", task="continue", text="b", max_tokens=3)
+    runtime.submit(request, lambda event: ended.put(event) if isinstance(event, Failed) else None)
+    ended.get(timeout=GUARD_S)
+    assert runtime.wait_for_work(0)  # whoever watches has something to look at
+    until(runtime.is_stalled)  # each look asks for a self-test
+    assert runtime.health().reason == "the self-test failed"
+    assert not runtime.health().ok
+
+    engine.fail_at = None
+    until(lambda: not runtime.is_stalled())
+    assert runtime.health().ok
+    until(lambda: not runtime.wait_for_work(0))
+
+
+def test_an_engine_that_broke_once_is_trusted_again_after_a_self_test(
+    runtime: Runtime, permits: threading.Semaphore, engine: ScriptedEngine
+) -> None:
+    permits.release(1000)
+    ended: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.fail_at = engine.n_steps
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Failed):
+            engine.fail_at = None
+            ended.put(event)
+
+    runtime.submit(
+        GenerationRequest(request_id="r", task="continue", text="b", max_tokens=3), heard
+    )
+    ended.get(timeout=GUARD_S)
+    assert runtime.health().reason == "idle; a self-test token is on its way"
+    assert not runtime.is_stalled()
+
+    until(lambda: runtime.health().reason == "a token was produced recently")
+    until(lambda: not runtime.wait_for_work(0))
 
 
 def test_after_a_sleep_no_older_token_counts(
