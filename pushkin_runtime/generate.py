@@ -1,9 +1,8 @@
 """The generation loop: prompt → cached prefix → adapters → chunked prefill → decode → scored choices.
 
 A generation is a Python generator that yields after every unit of work (a prefill chunk, a decode step),
-so the inference thread can take turns and notice an end within one unit. It yields True for work done and
-False when it can only wait (for its adapters). Record before emit: a token
-is in the cache's record before the client sees it, and a generation ended anywhere leaves its cache usable.
+so the inference thread can take turns and notice an end within one unit. It yields True for work done and False when it
+can only wait. Record before emit: the cache has a token before the client, and any end leaves it usable.
 """
 
 from __future__ import annotations
