@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from api.admission import AdmissionMiddleware
+from api.editor_dialect import routes as editor
 from api.errors import CODES, answer_error
-from api.llama_dialect import completion, lora_adapters, server, tokens
+from api.llama_dialect import completion, embedding, lora_adapters, server, tokens
 from api.openai_dialect import completions, embeddings, models
 from api.request_scope import RequestScopeMiddleware
 from api.routes import (
@@ -34,6 +37,24 @@ from api.validation import answer_invalid_request
 
 def create_app(services: Services) -> FastAPI:
     """Build the ASGI application around a runtime; it starts nothing and holds no other state."""
+    return _application(
+        services,
+        *(writing, requests, adapters, documents, privacy, persona),
+        *(models, completions, embeddings, dictation, transcriptions),
+        *(completion, tokens, lora_adapters, server, embedding),
+        *(events, health, pairing, metrics, usage),
+    )
+
+
+def create_editor_app(services: Services) -> FastAPI:
+    """Build the application of the shipped editor's port: what that editor asks for and nothing else.
+
+    The editor knows no token, so `services.without_token` is "editor"; every other guard is on.
+    """
+    return _application(services, editor, embedding)
+
+
+def _application(services: Services, *modules: ModuleType) -> FastAPI:
     app = FastAPI(
         openapi_url=None,  # and with it /docs and /redoc
         redirect_slashes=False,
@@ -57,27 +78,6 @@ def create_app(services: Services) -> FastAPI:
         },
     )
     app.state.services = services
-    for module in (
-        writing,
-        requests,
-        adapters,
-        documents,
-        privacy,
-        persona,
-        models,
-        completions,
-        embeddings,
-        dictation,
-        transcriptions,
-        completion,
-        tokens,
-        lora_adapters,
-        server,
-        events,
-        health,
-        pairing,
-        metrics,
-        usage,
-    ):
+    for module in modules:
         app.include_router(module.router)
     return app

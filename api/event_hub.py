@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from pushkin_runtime.pace import Pace
+
 MAX_WAITING = 1000  # events of a listener that does not read
 MAX_LISTENERS = 32
 
@@ -60,6 +62,7 @@ class EventHub:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: set[Listener] = set()
+        self._pace = Pace()
         self._is_closed = False
 
     def publish(self, name: str, data: Mapping[str, object]) -> None:
@@ -87,6 +90,11 @@ class EventHub:
         """Whether no more listeners are taken."""
         return self.n_listeners >= MAX_LISTENERS
 
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds until a listener should have left, by the pace at which they do."""
+        return self._pace.retry_after_s()
+
     @asynccontextmanager
     async def listener(self) -> AsyncIterator[Listener]:
         """A listener for as long as the block lasts."""
@@ -101,3 +109,4 @@ class EventHub:
         finally:
             with self._lock:
                 self._listeners.discard(made)
+                self._pace.moved(is_wanted=bool(self._listeners))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -65,12 +65,21 @@ class GenerationGroup:
             handle.cancel()
 
 
+def _unchanged(event: Event) -> Event:
+    return event
+
+
 @asynccontextmanager
 async def owned_generations(
-    runtime: GenerationRuntime, wanted: Sequence[GenerationRequest], client: Request
+    runtime: GenerationRuntime,
+    wanted: Sequence[GenerationRequest],
+    client: Request,
+    *,
+    through: Callable[[Event], Event] = _unchanged,
 ) -> AsyncIterator[GenerationGroup]:
     """Submit all, hand over the group, and cancel what is left of it on the way out.
 
+    through: what every event passes on the inference thread before it is told.
     The client's body must have been read: from here on `receive` only tells of its departure.
     Raises what `submit` raises, with nothing left running.
     """
@@ -80,7 +89,7 @@ async def owned_generations(
     try:
         for prompt, request in enumerate(wanted):
             name = f"{request.request_id}-{prompt}" if prompt else request.request_id
-            sink = partial(_put, channel, prompt)
+            sink = partial(_put, channel, prompt, through)
             handles.append(record.submit(runtime, replace(request, request_id=name), sink))
         watch = asyncio.create_task(cancel_when_gone(client.receive, handles, channel))
         try:
@@ -92,5 +101,10 @@ async def owned_generations(
             handle.cancel()
 
 
-def _put(channel: EventChannel[PromptEvent], prompt: int, event: Event) -> None:
-    channel((prompt, event))
+def _put(
+    channel: EventChannel[PromptEvent],
+    prompt: int,
+    through: Callable[[Event], Event],
+    event: Event,
+) -> None:
+    channel((prompt, through(event)))

@@ -25,6 +25,7 @@ from audio.ring import Ring
 log = logging.getLogger("pushkin.audio")
 
 BLOCK_S = 0.02
+TAIL_S = 0.06  # blocks on their way when recording stops
 _WATCH_S = 0.1
 _ABORT_S = 2.0
 _FIRST_BLOCK_S = 5.0  # a lazy sound server takes almost two
@@ -91,13 +92,17 @@ class Microphone:
         self._watcher.start()
 
     def close(self) -> None:
-        """Stop recording and end the ring; returns within about two seconds whatever the device does."""
+        """Stop recording and end the ring at once, the sound on its way included; returns within about two seconds
+        whatever the device does."""
+        was_open = not self._stop.is_set()
         self._stop.set()
         self._wake.set()
+        if was_open and self._stream is not None:
+            time.sleep(TAIL_S)
+        self.ring.end()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
             self._watcher.join(_ABORT_S + 1)
         self._drop_stream()
-        self.ring.end()
 
     def _open(self, device: Device) -> _Stream:
         sounddevice = portaudio()

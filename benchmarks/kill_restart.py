@@ -163,7 +163,8 @@ def _keep_documents(target: Target, said: Said, seed: int, stopping: threading.E
                 is_done = client.call("DELETE", path).status == 200
             else:
                 text = "\n\n".join(paragraphs_of(document, revision))
-                client.call("PUT", path, {"text": text, "revision": revision})
+                body = {"text": text, "revision": revision, "consent": True}
+                client.call("PUT", path, body)
                 is_done = _await_indexed(client, path, revision, stopping)
             if is_done:
                 said.hear([f"ack {document} {revision}"])

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
+
+import numpy as np
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
 
 from benchmarks.harness import Target
 from benchmarks.http_client import Body, Broken, Client, Refused
@@ -29,6 +34,7 @@ N_TOKENS = 12
 LEAVE_SHARE = 0.2
 N_DOCUMENTS = 6  # of each client that keeps documents
 JOB_TIMEOUT_S = 60.0
+NOISE_RATE = 16_000
 FILED = (
     *("push: done", "push: unchanged", "list: 200", "read: 200", "delete: 200"),
     *("read: 404", "delete: 404"),  # it is not there (yet)
@@ -187,7 +193,8 @@ class Librarian:
         return str(answer.status)
 
     def _push(self, path: str, number: int) -> str:
-        body = {"text": page(number), "revision": time.monotonic_ns()}
+        # With consent: what was deleted does not come back without it.
+        body = {"text": page(number), "revision": time.monotonic_ns(), "consent": True}
         pushed = self._client.call("PUT", path, body)
         if pushed.status != 202:
             return f"{pushed.status} {pushed.data['error']['code']}"
@@ -198,6 +205,60 @@ class Librarian:
                 return str(job and job["state"])
             time.sleep(0.05)
         return "not indexed in time"
+
+
+class Dictator:
+    """Sends seconds of noise in bursts over `WS /v1/dictation`, faster than it could be said, and waits for the end.
+
+    What is heard in it is nobody's business here, only that every session begins and ends.
+    """
+
+    def __init__(self, target: Target, number: int) -> None:
+        self.tally = Tally()
+        self._target = target
+        self._number = number
+
+    def close(self) -> None:
+        """Each session had a connection of its own."""
+
+    def do(self, number: int) -> None:
+        chance = random.Random(number)
+        leaves = chance.random() < LEAVE_SHARE
+        try:
+            outcome = self.dictate(number, leaves=leaves)
+        except (OSError, WebSocketException) as error:
+            outcome = f"broken: {error!r}"
+        _note(self.tally, outcome, ("left", "ended"))
+
+    def dictate(self, number: int, *, leaves: bool) -> str:
+        """One session; returns "ended", "left", or what else came."""
+        url = f"ws://{self._target.host}:{self._target.port}/v1/dictation"
+        headers = {"Authorization": f"Bearer {self._target.token}"}
+        with connect(url, additional_headers=headers, open_timeout=JOB_TIMEOUT_S) as socket:
+            socket.send(json.dumps({"type": "start", "rate": NOISE_RATE}))
+            first = json.loads(socket.recv(JOB_TIMEOUT_S))
+            if first["type"] != "ready":
+                return f"{first['type']} {first.get('error', {}).get('code')}"
+            for burst in _noise(number):
+                socket.send(burst)
+            if leaves:
+                return "left"
+            socket.send(json.dumps({"type": "stop"}))
+            while True:
+                event = json.loads(socket.recv(JOB_TIMEOUT_S))
+                if event["type"] == "error":
+                    return f"error {event['error']['code']}"
+                if event["type"] == "ended":
+                    return "ended"
+
+
+def _noise(number: int) -> Iterator[bytes]:
+    """Half a second of noise, half of silence, twice: s16le at NOISE_RATE."""
+    n_samples = NOISE_RATE // 2
+    for seed in range(2):
+        noise = np.random.default_rng(number + seed).integers(-9000, 9000, n_samples, "<i2")
+        yield noise.tobytes()
+        yield bytes(2 * n_samples)
 
 
 def page(number: int) -> str:
@@ -212,13 +273,18 @@ Make = Callable[[Target, int], Traffic]
 KINDS: dict[str, Make] = {
     "mixed": Worker,  # every task of the native dialect, three in ten cancelled in every way
     "documents": Librarian,
+    "dictation": Dictator,
     **{name: partial(CheckedClient, dialect=dialect) for name, dialect in DIALECTS.items()},
 }
-DEFAULT_MIX = {"mixed": 7, "native": 3, "llama": 2, "openai": 2, "documents": 2}
+DEFAULT_MIX = {"mixed": 7, "native": 3, "llama": 2, "openai": 1, "documents": 2, "dictation": 1}
 
 
 def is_served(target: Target, kind: str) -> bool:
     """Whether the daemon knows what clients of this kind ask for."""
+    if kind == "dictation":
+        with contextlib.suppress(OSError, WebSocketException):
+            return Dictator(target, 0).dictate(0, leaves=False) == "ended"
+        return False
     dialect = DIALECTS.get(kind)
     if dialect is None:
         return True

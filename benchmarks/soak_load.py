@@ -162,6 +162,7 @@ class Worker:
         return "stream without an end"
 
     def _end(self, path: str, job: Job, request_id: str) -> None:
+        self._other.close()  # it may have been idle for longer than the daemon keeps a connection
         if job.ending == "delete":
             self._other.call("DELETE", f"/v1/requests/{request_id}")
         elif job.ending == "superseded":

@@ -65,6 +65,9 @@ class TerminalAnnouncer:
         click.secho(f"pushkin listens on {addresses}", err=True, bold=True)
         if listeners.unix_path is not None:
             click.secho(f"and on {listeners.unix_path}", err=True, bold=True)
+        if listeners.editor is not None:
+            editor = " and ".join(f"http://{address}" for address in listeners.editor.addresses)
+            click.secho(f"and for the editor, without a token, on {editor}", err=True, bold=True)
         for note in listeners.notes:
             click.secho(note, fg="yellow", err=True)
         if not self._loaded.config.server.auth:

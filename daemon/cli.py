@@ -10,6 +10,7 @@ import click
 from daemon import __version__
 from daemon.cli_adapters import adapters_group
 from daemon.cli_diagnose import diagnose
+from daemon.cli_dictate import dictate, dictation_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, models_group, token, version
 from daemon.cli_logs import logs
@@ -72,7 +73,7 @@ def completion(shell: str) -> None:
 
 
 for _command in (
-    *(serve, status, continue_, rephrase, story),
+    *(serve, status, continue_, rephrase, story, dictate),
     *(
         token,
         pair_group,
@@ -81,6 +82,7 @@ for _command in (
         adapters_group,
         index_group,
         persona_group,
+        dictation_group,
         stats_group,
         logs,
         diagnose,

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
         model: str | None
         engine: str | None
         no_auth: bool
+        editor_compat: bool
         trace_file: Path | None
         launchd: bool
         as_json: bool
+
+
+EDITOR_PORT = 8080  # compiled into the shipped editor
 
 
 @click.command()
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="NAME", help="A model of `pushkin models list`, or a path.")
 @click.option("--engine", metavar="NAME", help="auto, mlx, torch or scripted.")
 @click.option("--no-auth", is_flag=True, help="Let requests without a token write (loopback only).")
+@click.option(
+    "--editor-compat",
+    is_flag=True,
+    help=f"Also answer the shipped editor on port {EDITOR_PORT}, without a token (loopback only).",
+)
 @click.option(
     "--trace",
     "trace_file",
@@ -49,6 +58,7 @@ def serve(**given: Unpack[Given]) -> None:
     flags = {
         "server.port": given["port"],
         "server.auth": False if given["no_auth"] else None,
+        "server.editor_port": EDITOR_PORT if given["editor_compat"] else None,
         "runtime.model": given["model"],
         "runtime.engine": given["engine"],
     }

@@ -138,6 +138,26 @@ class DaemonClient:
                 raise _refusal(response)
             yield from response.iter_text()
 
+    def transcribed(self, content: bytes, fields: dict[str, str]) -> Iterator[str]:
+        """Yield the text of a recording as it is recognised."""
+        with (
+            _translated(),
+            self._http.stream(
+                "POST",
+                "/v1/audio/transcriptions",
+                data={**fields, "stream": "true"},
+                files={"file": content},
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            for _, event in parse_sse(response.iter_bytes()):
+                if "error" in event:
+                    raise fault(event["error"], status=None)
+                if event["type"] == "transcript.text.delta":
+                    yield event["delta"]
+
     @contextlib.contextmanager
     def events(self) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
         """What the daemon tells from now on, for the length of the block."""

@@ -36,12 +36,14 @@ _TRUTH = {"1": True, "true": True, "yes": True, "on": True} | {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """port: on 127.0.0.1 and ::1; 0 takes any free one. auth: whether writing needs a token; admin routes
-    always do. unix_socket: "off", "on" (`run/pushkin.sock` in the home), or a whole path.
+    always do. unix_socket: "off", "on" (`run/pushkin.sock` in the home), or a whole path. editor_port: where the
+    shipped editor is answered, without a token; 0 is nowhere, and the editor itself knows 8080 only.
     """
 
     port: int = 1799
     auth: bool = True
     unix_socket: str = "off"
+    editor_port: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +355,7 @@ def _cross_checks(config: Config) -> list[str]:
     )
     checks = [
         (0 <= config.server.port <= 65535, "server.port: expected 0 to 65535"),
+        (0 <= config.server.editor_port <= 65535, "server.editor_port: expected 0 to 65535"),
         (
             config.server.unix_socket in ("off", "on")
             or Path(config.server.unix_socket).is_absolute(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,23 +14,31 @@ if TYPE_CHECKING:
     from pushkin_runtime.runtime import Runtime
 
 
-def build_dictation(loaded: Loaded, events: EventHub, runtime: Runtime) -> Dictation:
-    """Return dictation, with nothing loaded and no device opened yet."""
+def build_dictation(
+    loaded: Loaded, events: EventHub, make_recognizer: Callable[[], Recognizer]
+) -> Dictation:
+    """Return dictation, with nothing loaded and no device opened yet; make_recognizer: called when it is needed."""
     from api.dictation_events import dictation_event
     from audio.dictation import Dictation, DictationOptions
     from audio.events import DictationEvent
+    from daemon.spoken_replies import SpokenReplies, find_voice
 
     def make_hearing() -> Hearing:
         from audio.session import Hearing
         from audio.vad import SpeechDetector
 
-        return Hearing(SpeechDetector(), build_recognizer(runtime))
+        return Hearing(SpeechDetector(), make_recognizer())
+
+    settings = loaded.config.dictation
+    voice = find_voice() if settings.spoken_replies else None
+    replies = SpokenReplies(voice) if voice else None
 
     def publish(session: int, event: DictationEvent) -> None:
+        if replies is not None:
+            replies.hear(event)
         events.publish("dictation", dictation_event(session, event, request_id=""))
 
-    device = loaded.config.dictation.microphone or None
-    return Dictation(make_hearing, publish, DictationOptions(device=device))
+    return Dictation(make_hearing, publish, DictationOptions(device=settings.microphone or None))
 
 
 def build_recognizer(runtime: Runtime) -> Recognizer:

@@ -25,12 +25,16 @@ _LOCK_PAUSE_S = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A live daemon, as its lock file or endpoint.json describes it. unix_socket: its path, if there is one."""
+    """A live daemon, as its lock file or endpoint.json describes it. unix_socket: its path, if there is one.
+
+    editor_port: the shipped editor's, if it is served.
+    """
 
     pid: int
     port: int
     version: str
     unix_socket: str | None = None
+    editor_port: int | None = None
 
 
 class InstanceLock:
@@ -126,12 +130,13 @@ def _encode(record: dict[str, object]) -> bytes:
 def _parse_endpoint(content: bytes) -> Endpoint | None:
     try:
         record = json.loads(content)
-        unix_socket = record.get("unix_socket")
+        unix_socket, editor_port = record.get("unix_socket"), record.get("editor_port")
         return Endpoint(
             pid=int(record["pid"]),
             port=int(record["port"]),
             version=str(record["version"]),
             unix_socket=unix_socket if isinstance(unix_socket, str) else None,
+            editor_port=editor_port if isinstance(editor_port, int) else None,
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -19,6 +19,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 from daemon import __version__
 from daemon.auth_token import ensure_token
 from daemon.config import Loaded, adapter_defaults
+from daemon.dictation import build_dictation, build_recognizer
+from daemon.editor_port import with_editor_port
 from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
 from daemon.instance import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from api.event_hub import EventHub
     from audio.dictation import Dictation
+    from audio.recognizer import Recognizer
     from daemon.trace import Trace
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
@@ -95,13 +98,14 @@ def build_runtime(loaded: Loaded) -> Runtime:
 class Serving:
     """What `serve` needs. under_launchd: refusals exit 0, so that launchd does not retry for ever.
 
-    trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
+    build_recognizer: what turns speech into words. trace_file: see `daemon.trace`; written at the end and at every SIGUSR2.
     """
 
     loaded: Loaded
     announcer: Announcer
     under_launchd: bool = False
     build: Callable[[Loaded], Runtime] = build_runtime
+    build_recognizer: Callable[[Runtime], Recognizer] = build_recognizer
     trace_file: Path | None = None
 
 
@@ -125,6 +129,7 @@ def serve(serving: Serving) -> None:
                     port=listeners.port,
                     version=__version__,
                     unix_socket=listeners.unix_path,
+                    editor_port=listeners.editor_port,
                 )
                 lock.record(endpoint)
                 serving.announcer.listening(listeners)
@@ -195,7 +200,7 @@ def _run(
     if trace is not None:
         runtime.observe(trace)  # the loading of the default adapters too
     runtime.start()  # loads on its own thread while the web framework is imported here
-    edge = build_edge(serving.loaded, runtime, listeners.port, trace)
+    edge = build_edge(serving, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
     grace_s = serving.loaded.config.runtime.restart_after_s
@@ -223,7 +228,8 @@ def _run(
         edge.events.close()
         serving.announcer.stopping()
 
-    run_server(edge.app, listeners.all, runtime, Hooks(ready, failed, stopping))
+    app = with_editor_port(edge.app, listeners.editor_port)
+    run_server(app, listeners.all, runtime, Hooks(ready, failed, stopping))
     edge.embeddings.close()
     edge.dictation.close(_DICTATION_CLOSE_S)
     edge.usage.close()
@@ -246,7 +252,7 @@ class Edge:
     dictation: Dictation
 
 
-def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
+def build_edge(serving: Serving, runtime: Runtime, port: int, trace: Trace | None = None) -> Edge:
     """Return the application that answers on `port`; nothing is started."""
     from api.app import create_app
     from api.document_answers import index_event
@@ -255,14 +261,13 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
     from api.metrics.observer import GenerationEnds
     from api.pairing import Pairing
     from api.services import Services, loopback_hosts
-    from daemon.dictation import build_dictation
     from daemon.index import build_embedding_desk, build_index
     from daemon.paired_clients import PairedClients
     from daemon.token_files import TokenFiles
     from pushkin_runtime.observer import Unobserved
     from usage.desk import UsageDesk
 
-    events, metrics = EventHub(), Metrics()
+    loaded, events, metrics = serving.loaded, EventHub(), Metrics()
     usage = UsageDesk(loaded.paths.usage_file)
     runtime.observe(GenerationEnds(metrics, usage, beyond=trace or Unobserved()))
 
@@ -283,7 +288,7 @@ def build_edge(loaded: Loaded, runtime: Runtime, port: int, trace: Trace | None 
         sink=heard,
     )
     embeddings = build_embedding_desk(loaded)
-    dictation = build_dictation(loaded, events, runtime)
+    dictation = build_dictation(loaded, events, lambda: serving.build_recognizer(runtime))
     app = create_app(
         Services(
             runtime=runtime,
@@ -349,6 +354,11 @@ def _listening(serving: Serving) -> Iterator[Listeners]:
         if unix_path is not None:
             unix_socket = stack.enter_context(open_unix(unix_path))
             listeners = replace(listeners, unix_socket=unix_socket)
+        if server.editor_port:
+            # An editor that is made to wait for an answer gives up, one that is refused asks again.
+            editor = open_loopback(server.editor_port, backlog=None)
+            stack.callback(editor.close)
+            listeners = replace(listeners, editor=editor)
         yield listeners
 
 

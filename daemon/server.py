@@ -19,7 +19,7 @@ from socket import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from pushkin_runtime.runtime import Runtime
 
@@ -42,12 +42,12 @@ class Hooks:
     stopping: Callable[[], None]
 
 
-def run_server(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+def run_server(app: ASGIApp, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
     """Serve until SIGTERM or SIGINT; returns when every stream has ended, in at most 5 s."""
     asyncio.run(_serve(app, sockets, runtime, hooks))
 
 
-async def _serve(app: FastAPI, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
+async def _serve(app: ASGIApp, sockets: list[socket], runtime: Runtime, hooks: Hooks) -> None:
     import uvicorn
 
     from daemon.connections import bounded_protocol

@@ -20,18 +20,22 @@ from daemon.errors import PortTaken, SocketsUnusable
 from daemon.port_owner import PortOwner, find_port_owner
 
 LAUNCHD_SOCKET_NAMES = ("http4", "http6")
-_BACKLOG = 128
+BACKLOG = 128
 _EPHEMERAL_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Open sockets on one port, and a Unix socket if that is wanted; notes: what the user may want to know."""
+    """Open sockets on one port, and a Unix socket if that is wanted; notes: what the user may want to know.
+
+    editor: those of the shipped editor's port, if it is served.
+    """
 
     sockets: list[socket.socket]
     port: int
     notes: tuple[str, ...] = ()
     unix_socket: socket.socket | None = None
+    editor: Listeners | None = None
 
     def close(self) -> None:
         """Close what listens on the port; the Unix socket belongs to who opened it."""
@@ -41,7 +45,13 @@ class Listeners:
     @property
     def all(self) -> list[socket.socket]:
         """Every socket to serve on."""
-        return self.sockets if self.unix_socket is None else [*self.sockets, self.unix_socket]
+        unix = [] if self.unix_socket is None else [self.unix_socket]
+        return [*self.sockets, *unix, *(self.editor.sockets if self.editor else [])]
+
+    @property
+    def editor_port(self) -> int | None:
+        """The shipped editor's port, None where it is not served."""
+        return self.editor.port if self.editor else None
 
     @property
     def unix_path(self) -> str | None:
@@ -60,18 +70,21 @@ class Listeners:
 
 
 def open_loopback(
-    port: int, *, find_owner: Callable[[int], PortOwner | None] = find_port_owner
+    port: int,
+    *,
+    find_owner: Callable[[int], PortOwner | None] = find_port_owner,
+    backlog: int | None = BACKLOG,
 ) -> Listeners:
     """Listen on 127.0.0.1 and ::1; port 0 takes one that is free on both.
 
-    Raises PortTaken with the owner. A machine without IPv6 gets 127.0.0.1 and a note.
+    backlog: None only takes the port, and connections are refused until the server listens. Raises PortTaken with the owner. A machine without IPv6 gets 127.0.0.1 and a note.
     """
     attempts = 1 if port else _EPHEMERAL_ATTEMPTS
     for attempt in range(attempts):
-        ipv4 = _listen(socket.AF_INET, "127.0.0.1", port, find_owner)
+        ipv4 = _listen((socket.AF_INET, "127.0.0.1", port), find_owner, backlog)
         chosen = ipv4.getsockname()[1]
         try:
-            ipv6 = _listen(socket.AF_INET6, "::1", chosen, find_owner)
+            ipv6 = _listen((socket.AF_INET6, "::1", chosen), find_owner, backlog)
         except PortTaken:
             ipv4.close()
             if attempt == attempts - 1:
@@ -85,11 +98,11 @@ def open_loopback(
 
 
 def _listen(
-    family: socket.AddressFamily,
-    host: str,
-    port: int,
+    address: tuple[socket.AddressFamily, str, int],
     find_owner: Callable[[int], PortOwner | None],
+    backlog: int | None,
 ) -> socket.socket:
+    family, host, port = address
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         send_at_once(listener)
@@ -97,7 +110,8 @@ def _listen(
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        if backlog is not None:
+            listener.listen(backlog)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:

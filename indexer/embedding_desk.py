@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from indexer.embedding import embedded, made_embedder
 from indexer.errors import EmbeddingQueueFull, IndexClosed
 from indexer.types import Embedder, EmbeddingSpace
+from pushkin_runtime.pace import Pace
 
 PIECE_CHARS = 4_000  # what an encoder reads at once; a paragraph of the index has at most as many
 MAX_WAITING = 16  # requests, the one in work included
@@ -42,6 +43,7 @@ class EmbeddingDesk:
         self._embedder: Embedder | None = None
         self._lock = threading.Lock()
         self._n_waiting = 0
+        self._pace = Pace()
         self._is_closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embeddings")
 
@@ -55,7 +57,8 @@ class EmbeddingDesk:
                 raise _closed()
             if self._n_waiting >= MAX_WAITING:
                 raise EmbeddingQueueFull(
-                    f"{MAX_WAITING} requests for embeddings are waiting; ask again in a second."
+                    f"{MAX_WAITING} requests for embeddings are waiting; ask again in a moment.",
+                    retry_after_s=self._pace.retry_after_s(),
                 )
             self._n_waiting += 1
             future = self._thread.submit(self._embed, tuple(texts))
@@ -73,6 +76,7 @@ class EmbeddingDesk:
     def _leave(self, _: Future[Embedded]) -> None:
         with self._lock:
             self._n_waiting -= 1
+            self._pace.moved(is_wanted=self._n_waiting > 0)
 
     def _embed(self, texts: Sequence[str]) -> Embedded:
         if self._is_closed:

@@ -100,7 +100,9 @@ class IndexQueueFull(IndexerError):
 class EmbeddingQueueFull(IndexerError):
     """More requests for embeddings wait than may."""
 
-    retry_after_s = 1
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class IndexClosed(IndexerError):

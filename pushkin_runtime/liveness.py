@@ -58,10 +58,8 @@ class Liveness:
         self._lock = threading.Lock()
         self._busy = threading.Event()
         self._has_ended = False
-        self._is_doubted = (
-            False  # the machine slept or the engine broke, and no token has come since
-        )
-        self._has_failed = False  # nor did the one of the self-test
+        # The machine slept or the engine broke and no token has come since; nor did the self-test's.
+        self._is_doubted = self._has_failed = False
         self._looked_at = clocks.awake()
         self._stall_clock = self._moved_at = 0.0
         self._asleep_s = clocks.continuous() - clocks.awake()

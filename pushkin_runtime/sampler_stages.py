@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,17 +97,26 @@ def _is_active(stage: Sampler, params: SamplingParams) -> bool:
             return params.temperature != 1 or params.dynatemp_range > 0
 
 
-def _penalize(row: Row, params: SamplingParams, seen: Seen) -> Row:
-    """Make what was seen less likely.
+def penalized(
+    values: NDArray[Any], counts: NDArray[np.int64], params: SamplingParams
+) -> NDArray[Any]:
+    """Make the logits of seen tokens less likely.
 
     Repetition (CTRL, arXiv:1909.05858 §4.1): positive logits are divided by the penalty, negative ones
     multiplied. Then the frequency penalty is taken off once for each time, the presence penalty once.
     """
-    _, places, known = np.intersect1d(row.tokens, seen.tokens, True, return_indices=True)
-    before, repetition = row.logits[places], params.repetition_penalty
-    after = np.where(before > 0, before / repetition, before * repetition)
+    repetition = params.repetition_penalty
+    reduced = np.where(values > 0, values / repetition, values * repetition)
+    result: NDArray[Any] = reduced - counts * params.frequency_penalty - params.presence_penalty
+    return result
+
+
+def _penalize(row: Row, params: SamplingParams, seen: Seen) -> Row:
+    places = np.searchsorted(row.tokens, seen.tokens)
+    is_left = row.tokens[np.minimum(places, len(row.tokens) - 1)] == seen.tokens
+    places = places[is_left]
     logits = row.logits.copy()
-    logits[places] = after - seen.counts[known] * params.frequency_penalty - params.presence_penalty
+    logits[places] = penalized(logits[places], seen.counts[is_left], params)
     return Row(row.tokens, logits)
 
 

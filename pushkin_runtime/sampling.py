@@ -23,6 +23,7 @@ from pushkin_runtime.sampler_stages import (
     Row,
     Seen,
     active_stages,
+    penalized,
     run_stage,
     softmax,
 )
@@ -96,17 +97,35 @@ def candidates(
     Temperature 0 leaves only the arg-max (the first of equals). chance: uniform in [0, 1), for XTC.
     """
     stages = active_stages(params)
+    if stages[:1] == ("penalties",):
+        logits, stages = logits.copy(), stages[1:]
+        logits[seen.tokens] = penalized(logits[seen.tokens], seen.counts, params)
     is_greedy = params.temperature <= 0 and params.dynatemp_range <= 0 and "temperature" in stages
     if is_greedy and KEEP_THE_BEST.issuperset(stages):
         return Candidates(np.array([int(np.argmax(logits))]), np.ones(1))
-    # A first min-p cuts in float32 already, as the on-device sampler does: a large vocabulary shrinks at once.
-    is_cut = stages[:1] == ("min_p",)
-    floor = float(logits.max()) + math.log(params.min_p) if is_cut else -math.inf
-    tokens = np.flatnonzero((logits >= floor) & np.isfinite(logits)).astype(np.int64)
+    tokens, stages = _first_cut(logits, params, stages)
     row = Row(tokens, logits[tokens].astype(np.float64))
-    for stage in stages[1:] if is_cut else stages:
+    for stage in stages:
         row = run_stage(stage, row, params, seen, chance)
     return Candidates(row.tokens, softmax(row.logits))
+
+
+def _first_cut(
+    logits: FloatArray, params: SamplingParams, stages: tuple[Sampler, ...]
+) -> tuple[NDArray[np.int64], tuple[Sampler, ...]]:
+    """Return the tokens to begin with, and the stages that are left to run on them.
+
+    A first min-p or top-k makes a large vocabulary small at once; in float32, as the on-device sampler does.
+    """
+    floor = float(np.finfo(np.float32).min)
+    if stages[:1] == ("min_p",):
+        floor, stages = float(logits.max()) + math.log(params.min_p), stages[1:]
+    elif stages[:1] == ("top_k",) and params.top_k < len(logits):
+        floor = float(
+            np.partition(logits, -params.top_k)[-params.top_k]
+        )  # equals are told apart later
+    least = max(floor, float(np.finfo(np.float32).min))
+    return np.flatnonzero(logits >= least).astype(np.int64), stages
 
 
 def pick(chosen: Candidates, uniform: float) -> int:

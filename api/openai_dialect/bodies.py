@@ -72,7 +72,7 @@ def _one(item: object) -> TextOrTokens:
     )
 
 
-def _nothing_empty(items: tuple[TextOrTokens, ...]) -> tuple[TextOrTokens, ...]:
+def nothing_empty(items: tuple[TextOrTokens, ...]) -> tuple[TextOrTokens, ...]:
     if not all(items):
         raise PydanticCustomError("text_empty", "has an empty text: there is nothing to embed")
     return items
@@ -100,7 +100,7 @@ class LenientBody(BaseModel):
 class EmbeddingsBody(LenientBody):
     """`POST /v1/embeddings`."""
 
-    input: Annotated[Inputs, AfterValidator(_nothing_empty)]
+    input: Annotated[Inputs, AfterValidator(nothing_empty)]
     model: str | None = Field(None, description="The encoder of GET /v1/models, or left out.")
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="base64: of little-endian float32."

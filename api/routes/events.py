@@ -44,7 +44,9 @@ _CONTENT: dict[str, Any] = {
 async def stream_events(services: ServicesDep) -> StreamingResponse:
     if services.events.is_full:
         raise ApiError(
-            "queue_full", "too many clients listen to events", headers={"Retry-After": "10"}
+            "queue_full",
+            "too many clients listen to events",
+            headers={"Retry-After": str(services.events.retry_after_s)},
         )
     return StreamingResponse(_frames(services), media_type="text/event-stream")
 

@@ -51,6 +51,13 @@ REQUESTS = [
     ("/v1/continue", {"text": CANARY, "quality": "best"}),
     ("/v1/continue", {"text": CANARY + "\ud800"}),
     ("/v1/continue", [CANARY]),
+    ("/completion", {"prompt": CANARY}),
+    ("/completion", {"prompt": [CANARY, [CANARY, 2]], "stop": [CANARY], "stream": True}),
+    ("/completion", {"prompt": CANARY, "n_predict": CANARY, "logit_bias": {CANARY: CANARY}}),
+    ("/completion", {"prompt": CANARY, "grammar": CANARY, "samplers": [CANARY]}),
+    ("/completion", {"prompt": CANARY * 1000, "response_fields": [CANARY]}),
+    ("/tokenize", {"content": CANARY}),
+    ("/infill", {"input_prefix": CANARY, "input_suffix": CANARY}),
     (f"/v1/{CANARY}", {}),
 ]
 

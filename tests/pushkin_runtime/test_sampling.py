@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -172,6 +172,7 @@ def test_log_softmax_at_sums_to_one() -> None:
     assert sum(math.exp(log_softmax_at(logits, t)) for t in range(3)) == pytest.approx(1.0)
 
 
+@settings(deadline=None)  # the first example loads MLX
 @given(
     st.floats(0.01, 0.5),
     st.floats(0.3, 2.0),
@@ -217,6 +218,7 @@ def test_defaults_by_task_and_what_moves_them() -> None:
         ).min_p
 
     assert (min_p("continue"), min_p("rephrase"), min_p("story")) == (0.10, 0.10, 0.07)
-    assert all(params.temperature == 1.0 for params in TASK_SAMPLING.values())
+    written = [TASK_SAMPLING[task] for task in ("continue", "rephrase", "story")]
+    assert all(params.temperature == 1.0 for params in written)
     assert (min_p("continue", 0.4), min_p("continue", 0.01)) == (0.15, 0.05)
     assert min_p("continue", 0.12, min_p=0.3) == 0.3
