@@ -24,6 +24,7 @@ CALLS: dict[str, list[list[str]]] = {
                  [TEXT, "--stop", MARK, "--language", MARK, "--n", "2", "--json"]],
     "rephrase": [[TEXT, "--instruction", TEXT, "--before", TEXT, "--after", TEXT]],
     "story": [[TEXT, "--max-tokens", "4"]],
+    "dictate": [["--file", "{file}", "--language", MARK], ["--device", MARK]],
     "status": [[], ["--json"]],
     "pair list": [[]],
     "pair revoke": [[MARK]],
@@ -63,6 +64,10 @@ TAKES_NO_TEXT = {
     "service restart": "macOS, no text",
     "service status": "macOS, no text",
     "version": "prints versions",
+    **dict.fromkeys(
+        (f"dictation {verb}" for verb in ("on", "off", "toggle", "cancel", "devices")),
+        "a switch, and a list",
+    ),
 }
 
 
