@@ -48,13 +48,32 @@ def install(port: int | None) -> None:
 
 
 @service.command()
-def uninstall() -> None:
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="Also remove tokens, pairings, the index of documents, usage and logs; works everywhere.",
+)
+@click.option("--yes", "is_sure", is_flag=True, help="Do not ask before removing.")
+def uninstall(purge: bool, is_sure: bool) -> None:
     """Stop the agent and remove it. Settings, token, models and logs stay."""
     from daemon.service import Mac
     from daemon.service import uninstall as uninstall_agent
 
-    was_there = uninstall_agent(Mac())
-    click.echo("Uninstalled." if was_there else "It was not installed.")
+    mac = Mac()
+    if purge:
+        question = "Remove tokens, pairings, the index of your documents, usage and logs?"
+        if not is_sure:
+            click.confirm(question, abort=True)
+    if not purge or mac.platform == "darwin":
+        was_there = uninstall_agent(mac)
+        click.echo("Uninstalled." if was_there else "It was not installed.")
+    if purge:
+        from daemon.purge import purge as purge_home
+
+        paths = load_config().paths
+        for path in purge_home(paths):
+            click.echo(f"Removed {path}")
+        click.echo(f"Models, adapters and config.toml in {paths.home} are still there.")
 
 
 @service.command()

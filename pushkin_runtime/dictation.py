@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
+from pushkin_runtime.choices import Draft
 from pushkin_runtime.engines.base import Engine, KVCache, Tokens
 from pushkin_runtime.errors import CapabilityMissing, InvalidRequest
 from pushkin_runtime.prompt import Prompt
-from pushkin_runtime.speech_types import SpeechDecision, SpeechKind
+from pushkin_runtime.speech_types import SpeechDecision, SpeechKind, SpeechRows
+from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import GenerationRequest
 
 KINDS: tuple[SpeechKind, ...] = ("dict", "cmd", "none")
@@ -57,3 +60,11 @@ def decide(engine: Engine, cache: KVCache, prompt: Prompt) -> tuple[Prompt, Spee
         probabilities=(float(shares[0]), float(shares[1]), float(shares[2])),
     )
     return replace(prompt, tokens=(*prompt.tokens, ids[best])), decision
+
+
+def heard_draft(
+    tokenizer: TextTokenizer, decision: SpeechDecision, speech: SpeechRows | None
+) -> Draft:
+    """Return the answer that the model did not write: nothing, or what the projector reads."""
+    tokens = () if decision.kind == "none" or speech is None else speech.heard or ()
+    return Draft(0, tokenizer.decode(tokens), "stop", -math.inf)

@@ -1,9 +1,8 @@
 """The generation loop: prompt → cached prefix → adapters → chunked prefill → decode → scored choices.
 
 A generation is a Python generator that yields after every unit of work (a prefill chunk, a decode step),
-so the inference thread can take turns and notice an end within one unit. It yields True for work done and
-False when it can only wait (for its adapters). Record before emit: a token
-is in the cache's record before the client sees it, and a generation ended anywhere leaves its cache usable.
+so the inference thread can take turns and notice an end within one unit. It yields True for work done and False when it
+can only wait. Record before emit: the cache has a token before the client, and any end leaves it usable.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
-from pushkin_runtime.dictation import decide
+from pushkin_runtime.dictation import decide, heard_draft
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.observer import ObserverDesk
@@ -48,9 +47,7 @@ from pushkin_runtime.types import (
     Usage,
 )
 
-LOGPROB_CHUNK = (
-    32  # prompt tokens whose logits are held at once: a megabyte each with a large vocabulary
-)
+LOGPROB_CHUNK = 32  # prompt tokens whose logits are held at once: up to a megabyte each
 N_DRAFTS = 3  # how many are written when the best of several is wanted
 
 
@@ -156,9 +153,10 @@ class Generation:
             cache.lora = self._lora
             clock.adapted = self.handle.elapsed_ms()
             yield from self._prefill(cache, prompt)
-            if prompt.speech is not None and self.handle.end_reason() is None and max_tokens > 0:
+            if request.speech is not None and self.handle.end_reason() is None and max_tokens > 0:
                 prompt, self._decision = decide(engine, cache, prompt)
-                max_tokens = 0 if self._decision.kind == "none" else max_tokens
+                if self._decision.kind == "none" or request.speech.heard is not None:
+                    max_tokens = 0
                 yield True
             clock.prefilled = self.handle.elapsed_ms()
             if self.handle.end_reason() is None and max_tokens > 0:
@@ -318,8 +316,10 @@ class Generation:
         reason = self.handle.end_reason()
         if reason is not None:
             return [Draft(0, "", reason, -math.inf)]
-        if self._decision is not None:  # nothing was said
-            return [Draft(0, "", "stop", -math.inf)]
+        if self._decision is not None:
+            said = heard_draft(self._shop.engine.tokenizer, self._decision, self._request.speech)
+            self._show(0, said.text)
+            return [said]
         return [Draft(0, "", "length", -math.inf, stop_cause="limit")]  # only the cache was filled
 
     def _score_suffixes(

@@ -15,7 +15,15 @@ from pushkin_runtime.engines.registry import create_speech_encoder
 from pushkin_runtime.errors import InvalidRequest, ModelCorrupt
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
 from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
-from pushkin_runtime.speech_model import EncoderConfig, Projector, compressed, stack, whole_rows
+from pushkin_runtime.speech_model import (
+    EncoderConfig,
+    Projector,
+    compressed,
+    labels_of,
+    stack,
+    transcript,
+    whole_rows,
+)
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 
 MIN_SAMPLES = SAMPLE_RATE // 50  # 20 ms: less is a click
@@ -46,12 +54,15 @@ class SpeechModel:
         [states] = yield from self.encoder.encode([mel])
         every = self.encoder.project(stack(states, self.projector.n_stack))
         rows = compressed(every, self.projector)
+        pieces = self.projector.pieces
+        heard = None if pieces is None else transcript(labels_of(every, self.projector), pieces)
         digest = hashlib.sha256(rows.tobytes()).digest()
         return SpeechRows(
             rows=rows,
             n_samples=len(samples),
             base_digest=self.base_digest,
             token=-2 - int.from_bytes(digest[:7], "big"),  # -1 is the persona's
+            heard=heard,
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,19 @@ def _read(folder: Path) -> tuple[Projector, Mapping[str, Any]]:
         raise ModelCorrupt(
             f"{folder.name}/{KIND}.json: the settings lack the encoder, the stacking or the base."
         )
-    return content.build(lambda arrays: _projector(arrays, int(settings["n_stack"]))), settings
+    pieces = settings.get("pieces")
+    if pieces is not None and not (
+        isinstance(pieces, list) and all(isinstance(p, int) for p in pieces)
+    ):
+        raise ModelCorrupt(f"{folder.name}/{KIND}.json: pieces must be token ids.")
+    projector = content.build(lambda arrays: _projector(arrays, int(settings["n_stack"])))
+    if pieces is None:
+        return projector, settings
+    if len(pieces) != len(projector.heard) - 1:
+        raise ModelCorrupt(
+            f"{folder.name}/{KIND}.json: {len(pieces)} pieces, expected {len(projector.heard) - 1}."
+        )
+    return replace(projector, pieces=tuple(pieces)), settings
 
 
 def read_encoder(folder: Path) -> tuple[EncoderConfig, dict[str, FloatArray]]:

@@ -11,7 +11,7 @@ Checkpoints are Hugging Face's `WhisperEncoder` or `WhisperModel` as safetensors
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -66,6 +66,8 @@ class Projector:
     first: (n_hidden, n_stack * d_model). second: (hidden_size, n_hidden). All float32. row_rms: root mean square of the
     base model's text rows as they enter the first layer, where √hidden has been applied: rows of another size would be
     heard by nobody. heard: (1 + n_pieces, hidden_size); heard @ row + heard_bias scores what a row says, 0 is silence.
+    pieces: the token of each score but the first, where transcripts are the projector's own (greedy CTC); None where the
+    model writes them.
     """
 
     n_stack: int
@@ -76,6 +78,7 @@ class Projector:
     row_rms: float
     heard: FloatArray
     heard_bias: FloatArray
+    pieces: tuple[int, ...] | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -112,9 +115,20 @@ def runs(labels: NDArray[np.int64]) -> list[tuple[int, int]]:
     return kept or every[:1]
 
 
+def labels_of(rows: FloatArray, projector: Projector) -> NDArray[np.int64]:
+    """Return what each row says: 0 for silence, else a piece, counted from 1."""
+    return np.asarray((rows @ projector.heard.T + projector.heard_bias).argmax(1), dtype=np.int64)
+
+
+def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[int, ...]:
+    """Return the tokens that rows spell: repetitions once, silence dropped (greedy CTC)."""
+    before = np.concatenate(([0], labels[:-1])) if len(labels) else labels
+    return tuple(pieces[label - 1] for label in labels[(labels != before) & (labels > 0)].tolist())
+
+
 def compressed(rows: FloatArray, projector: Projector) -> FloatArray:
     """Return one row for each stretch that stays, their mean at the text rows' size."""
-    labels = (rows @ projector.heard.T + projector.heard_bias).argmax(1)
+    labels = labels_of(rows, projector)
     means = np.stack([rows[a:b].mean(0) for a, b in runs(labels)])
     return at_rms(means, projector.row_rms)
 

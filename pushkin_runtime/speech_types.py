@@ -17,12 +17,15 @@ class SpeechRows:
 
     rows: (n, hidden_size) float32, as they enter the first layer. n_samples: of the speech, at 16 kHz. base_digest: of
     the model they are for. token: stands for each row in records; negative, and equal only for equal rows.
+    heard: the tokens that the projector itself reads, for a speech model whose transcripts are these; the model then
+    only says what kind of utterance it is. None: the model writes the transcript.
     """
 
     rows: NDArray[np.float32]
     n_samples: int
     base_digest: str
     token: int
+    heard: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

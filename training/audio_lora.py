@@ -67,6 +67,7 @@ class AudioRun:
     warm_steps: int = 300
     weight_decay: float = 0.01
     seed: int = 0
+    transcript: str = "projector"  # or model: who writes in serving, see the card
     precision: str = "no"  # or bf16, slower where only some matrices are large
     save_every: int = 100
     max_minutes: float = 0.0
@@ -248,12 +249,14 @@ def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[st
     draft = import_peft(run.out / "peft", name=ADAPTER, base=base, provenance=provenance)
     write(draft, run.out / "adapters", replace=True)
     folder = run.out / "adapters" / ADAPTER
-    settings = {
+    settings: dict[str, Any] = {
         "encoder": run.encoder.name,
         "encoder_sha256": weights_sha256(run.encoder),
         "n_stack": run.n_stack,
         "base_digest": base.digest,
     }
+    if run.transcript == "projector":
+        settings["pieces"] = model.piece_ids
     write_folder(
         folder, KIND, model.arrays(), About(settings=settings, licence=LICENCE, facts=facts)
     )

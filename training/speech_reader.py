@@ -172,6 +172,11 @@ class SpeechReader(nn.Module):
         rest_of = torch.tensor([token for t in batch.targets for token in t[1:]])
         return deciding + frozen_head_loss(torch.cat(behind), weight, rest_of, half)
 
+    @property
+    def piece_ids(self) -> list[int]:
+        """The token of each CTC score but the blank's."""
+        return self._ids[1:]
+
     def arrays(self) -> dict[str, NDArray[np.float16]]:
         """The projector's file: its matrices, and what says which piece a row is."""
         weight: Any = self.ctc_weight

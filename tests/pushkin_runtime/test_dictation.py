@@ -85,6 +85,33 @@ def test_speech_becomes_an_answer_with_its_kind(
     assert again.speech == result.speech
 
 
+def test_a_speech_model_may_write_itself(
+    installed: Path,
+    tiny_model: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
+) -> None:
+    manifest = installed / "adapters" / "dictate" / "speech-projector.json"
+    content = json.loads(manifest.read_text())
+    content["settings"]["pieces"] = pieces = [300, 301, 302, 303, 304]
+    manifest.write_text(json.dumps(content))
+    runtime = start_runtime(
+        tiny_model,
+        engine="torch",
+        adapters=AdapterOptions(roots=(installed / "adapters",)),
+        model_roots=(installed / "models",),
+    )
+    speech = encoded(runtime)
+    assert speech.heard
+    assert set(speech.heard) <= set(pieces)
+    result = generate(runtime, task="dictate", text="", speech=speech).result
+    assert result.speech is not None
+    said = runtime.tokenizer().decode(speech.heard)
+    assert result.choices[0].text == ("" if result.speech.kind == "none" else said)
+    assert result.choices[0].finish_reason == "stop"
+    assert result.usage.completion_tokens == 0
+
+
 def test_what_stands_left_of_the_speech_is_read_once(
     runtime: Runtime, generate: Callable[..., Done]
 ) -> None:

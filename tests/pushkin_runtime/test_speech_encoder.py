@@ -25,6 +25,7 @@ from pushkin_runtime.speech_model import (
     encoder_config,
     runs,
     stack,
+    transcript,
     whole_rows,
 )
 from tests.pushkin_runtime.speech_files import (
@@ -162,6 +163,7 @@ def test_one_row_stays_for_each_sound_and_each_long_silence() -> None:
         len(compressed(rows[2:4], PROJECTOR)) == 1
     )  # a short silence alone is still something to read
     assert runs(np.zeros(0, np.int64)) == []
+    assert transcript(np.array(sounds), (71, 72)) == (71, 71, 72, 72)
 
 
 def test_speech_is_padded_to_whole_rows_never_cut() -> None:
