@@ -328,7 +328,7 @@ async def test_cancelling_by_id_ends_every_prompt(start_daemon):
     daemon = start_daemon(gated=True, endless=True)
     async with daemon.client() as client:
         call = client.post(
-            PATH, json={"prompt": ["a", "b"], "max_tokens": 99}, headers={"X-Request-Id": "mine"}
+            PATH, json={"prompt": ["a", "b"], "max_tokens": 1024}, headers={"X-Request-Id": "mine"}
         )
         running = asyncio.create_task(call)
         await daemon.runtime.submitted(2)
