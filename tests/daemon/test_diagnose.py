@@ -32,7 +32,8 @@ def by_name(loaded) -> dict[str, tuple[bool | None, str, str]]:
 def test_checks_say_what_is_wrong_and_what_to_do(loaded, home):
     (home / "token").write_text("x")
     (home / "token").chmod(0o644)
-    (home / "logs").mkdir(mode=0o755)
+    (home / "logs").mkdir()
+    (home / "logs").chmod(0o755)
     (home / "logs" / "faults.log").write_text("Fatal Python error")
 
     found = by_name(loaded)
