@@ -48,6 +48,14 @@ def pytest_unconfigure() -> None:
     Path(os.environ.pop("OUTBOUND_LOG")).unlink()
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Every test begins with the usual umask, though the daemon hardens the process it starts in."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def outbound_refusals(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """For tests that are to be stopped: the ways out they tried, forgiven at the end."""
