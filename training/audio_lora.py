@@ -35,7 +35,8 @@ from training.lora_model import LoraSettings, attach_lora, load_base
 from training.progress import Metrics, plot_loss, reporting
 from training.speech_examples import Batch, Pieces, Sampler, load_examples
 from training.speech_persona import PersonaSwitch
-from training.speech_reader import SpeechReader, TrainableProjector, trained
+from training.speech_reader import SpeechReader, TrainableProjector
+from training.trained_state import restore, save
 
 LICENCE = "as the repository; trained on synthetic voices, AN4 (CMU) and FSDD (CC BY-SA 4.0)"
 CHECKPOINT = "checkpoint.pt"
@@ -142,8 +143,8 @@ def train(
             done, metrics = _step(run, (model, optimizer, switch), sampler.draw(done["step"]), done)
             report(metrics)
             if done["step"] % run.save_every == 0:
-                _save(run.out / CHECKPOINT, model, optimizer, done)
-    _save(run.out / CHECKPOINT, model, optimizer, done)
+                save(run.out / CHECKPOINT, model, optimizer, done)
+    save(run.out / CHECKPOINT, model, optimizer, done)
     plot_loss(run.out)
     return done
 
@@ -197,28 +198,6 @@ def losses(
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         writing = model.writing_loss(rows, batch, half, persona) / batch.n_targets
     return writing + run.ctc_share * aligned, float(writing.detach())
-
-
-def _save(path: Path, model: SpeechReader, optimizer: Any, done: dict[str, Any]) -> None:
-    content = {"model": dict(trained(model)), "optimizer": optimizer.state_dict(), "done": done}
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
-
-
-def restore(path: Path, model: SpeechReader, optimizer: Any = None) -> dict[str, Any]:
-    """Load a checkpoint of this trainer into the model; {"step", "tokens", "seconds"}."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    own = dict(model.named_parameters())
-    if content["model"].keys() != trained(model).keys():
-        raise ValueError(f"{path} is of another shape of run: use a fresh --out")
-    with torch.no_grad():
-        for name, value in content["model"].items():
-            own[name].copy_(value)
-    if optimizer is not None:
-        optimizer.load_state_dict(content["optimizer"])
-    done: dict[str, Any] = content["done"]
-    return done
 
 
 def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[str, Any]) -> Path:

@@ -39,6 +39,7 @@ from training.persona_plug import PlugShape, TrainablePlug
 from training.persona_start import Lessons, warm_start
 from training.progress import Metrics, plot_loss, reporting
 from training.tokenizer import load_tokenizer
+from training.trained_state import restore, save
 
 N_BEFORE = 0  # ids before the persona; 1 would put it after <bos>, see the card's ablation
 LICENCE = "as the repository; trained on public-domain prose"
@@ -155,32 +156,6 @@ def _optimizer(model: PersonaModel, run: PersonaRun) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=run.weight_decay)
 
 
-def _trained(model: PersonaModel) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _save(path: Path, model: PersonaModel, optimizer: Any, done: dict[str, Any]) -> None:
-    content = {"model": _trained(model), "optimizer": optimizer.state_dict(), "done": done}
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
-
-
-def restore(path: Path, model: PersonaModel, optimizer: Any = None) -> dict[str, Any]:
-    """Load a checkpoint of this trainer into the model; {"step", "tokens", "seconds"}."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    own = dict(model.named_parameters())
-    if content["model"].keys() != _trained(model).keys():
-        raise ValueError(f"{path} is of another shape of run: use a fresh --out")
-    with torch.no_grad():
-        for name, value in content["model"].items():
-            own[name].copy_(value)
-    if optimizer is not None:
-        optimizer.load_state_dict(content["optimizer"])
-    done: dict[str, Any] = content["done"]
-    return done
-
-
 def train(
     run: PersonaRun, model: PersonaModel, sampler: Sampler, lessons: Lesson | None = None
 ) -> dict[str, Any]:
@@ -203,9 +178,9 @@ def train(
             if accelerator.is_main_process:
                 report(metrics)
                 if done["step"] % run.save_every == 0:
-                    _save(run.out / CHECKPOINT, model, optimizer, done)
+                    save(run.out / CHECKPOINT, model, optimizer, done)
     if accelerator.is_main_process:
-        _save(run.out / CHECKPOINT, model, optimizer, done)
+        save(run.out / CHECKPOINT, model, optimizer, done)
         plot_loss(run.out)
     return done
 

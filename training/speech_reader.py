@@ -8,7 +8,6 @@ row *be* the piece that is heard there, so what is left for the LoRA to learn is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -183,8 +182,3 @@ class SpeechReader(nn.Module):
         heard = (weight * self.ctc_gain).detach().numpy().astype(np.float16)
         bias = self.ctc_bias.detach().numpy().astype(np.float16)
         return {**self.projector.arrays(), "heard": heard, "heard_bias": bias}
-
-
-def trained(model: SpeechReader) -> Mapping[str, Tensor]:
-    """What a checkpoint holds."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

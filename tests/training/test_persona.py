@@ -14,10 +14,11 @@ from indexer.persona_vector import PersonaPlug
 from training.lora_model import LoraSettings, attach_lora
 from training.persona_data import WorkRuns, paragraphs_of, runs_of
 from training.persona_examples import Author, Rows, Sampler, Source, rows_of, sample_history
-from training.persona_lora import PersonaModel, PersonaRun, restore, row_norm, train
+from training.persona_lora import PersonaModel, PersonaRun, row_norm, train
 from training.persona_plug import PlugShape, TrainablePlug, weights_of
 from training.persona_start import Lessons, warm_start
 from training.presets import PRESETS
+from training.trained_state import restore
 
 E = 16
 WINDOW = 12
