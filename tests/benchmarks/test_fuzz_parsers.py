@@ -22,6 +22,14 @@ def test_a_fuzzer_finds_nothing_in_three_seconds(target: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_large_parent_is_no_finding() -> None:
+    held = b"x" * (fuzz_parsers._MEMORY_MB << 20)
+
+    assert fuzz_parsers._fuzz("sse", 1)["finding"] is None
+    assert held[-1:] == b"x"
+
+
+@pytest.mark.slow
 def test_a_finding_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 77, "", "== ERROR: libFuzzer: deadly signal")
