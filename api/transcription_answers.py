@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from api.json_text import json_bytes
+from api.sse import data_frame
 from audio.files import Segment, Transcript
 
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
@@ -17,7 +20,47 @@ _MEDIA_TYPES: dict[ResponseFormat, str] = {
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
 }
+TEXT_TYPES = tuple(kind.partition(";")[0] for kind in _MEDIA_TYPES.values() if "charset" in kind)
 _LANGUAGES = {"en": "english", "ru": "russian"}
+
+
+class TranscriptSegment(TypedDict):
+    """One utterance, in seconds from the start; what only Whisper knows is 0 or empty."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class TranscriptAnswer(TypedDict):
+    """`json` has `text` alone, `verbose_json` has everything."""
+
+    task: NotRequired[Literal["transcribe"]]
+    language: NotRequired[str]
+    duration: NotRequired[float]
+    text: str
+    segments: NotRequired[list[TranscriptSegment]]
+
+
+class TranscriptDelta(TypedDict):
+    """More text, in a stream."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+
+
+class TranscriptDone(TypedDict):
+    """The whole text, at the end of a stream."""
+
+    type: Literal["transcript.text.done"]
+    text: str
 
 
 def media_type(form: ResponseFormat) -> str:
@@ -30,7 +73,7 @@ def rendered(transcript: Transcript, form: ResponseFormat, language: str | None)
     render = _RENDERERS.get(form)
     if render is not None:
         return render(transcript.segments).encode()
-    body: dict[str, Any] = {"text": transcript.text}
+    body: TranscriptAnswer = {"text": transcript.text}
     if form == "verbose_json":
         body = {
             "task": "transcribe",
@@ -45,25 +88,17 @@ def rendered(transcript: Transcript, form: ResponseFormat, language: str | None)
 def delta_frame(segment: Segment, *, is_first: bool) -> bytes:
     """A streamed segment; deltas joined are the text."""
     text = segment.text if is_first else f" {segment.text}"
-    return _frame({"type": "transcript.text.delta", "delta": text})
+    delta: TranscriptDelta = {"type": "transcript.text.delta", "delta": text}
+    return data_frame(delta)
 
 
 def done_frame(transcript: Transcript) -> bytes:
     """The end of a stream."""
-    return _frame({"type": "transcript.text.done", "text": transcript.text})
+    done: TranscriptDone = {"type": "transcript.text.done", "text": transcript.text}
+    return data_frame(done)
 
 
-def error_frame(body: object) -> bytes:
-    """An error after the first byte; OpenAI's clients raise it."""
-    return _frame(body)
-
-
-def _frame(body: object) -> bytes:
-    return b"data: %b\n\n" % json_bytes(body)
-
-
-def _verbose(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment as Whisper's clients expect it; what only Whisper knows is 0."""
+def _verbose(number: int, segment: Segment) -> TranscriptSegment:
     return {
         "id": number,
         "seek": 0,
