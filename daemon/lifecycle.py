@@ -23,6 +23,7 @@ from daemon.dictation import build_dictation, build_recognizer
 from daemon.editor_port import with_editor_port
 from daemon.egress import forbid_outbound
 from daemon.errors import DaemonError, LoadFailed
+from daemon.guardian import Guardian
 from daemon.instance import (
     Endpoint,
     InstanceLock,
@@ -211,8 +212,13 @@ def _run(
     edge = build_edge(serving, runtime, listeners.port, trace)
     paths = serving.loaded.paths
     failures: list[str] = []
-    grace_s = serving.loaded.config.runtime.restart_after_s
-    watchdog = Watchdog(runtime, grace_s=grace_s, end=lambda: end_dead(faults))
+    patience = serving.loaded.config.runtime
+    watchdog = Watchdog(
+        runtime,
+        grace_s=patience.restart_after_s,
+        end=lambda: end_dead(faults),
+        guard=lambda: Guardian(patience.stall_limit_s + patience.restart_after_s),
+    )
 
     def ready() -> None:
         settle_memory()
