@@ -242,8 +242,9 @@ class _Job:
         stem = name.removesuffix("weight")
         if own is None or f"{stem}scales" not in self._spec.tensors:
             return stored.astype(mx.bfloat16)
-        grid = (self._read(f"{stem}{part}", rows) for part in ("scales", "biases"))
-        return expand(stored, *grid, own.of(stem.removesuffix("."))).astype(mx.bfloat16)
+        scales, biases = (self._read(f"{stem}{part}", rows) for part in ("scales", "biases"))
+        weights = expand(stored, scales, biases, own.of(stem.removesuffix(".")))
+        return weights.astype(mx.bfloat16)
 
     def _read(self, name: str, rows: slice) -> mx.array:
         file = self._spec.tensors[name]
