@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from api.errors import ApiError
 from api.json_text import json_bytes
 from api.sse import data_frame
 from audio.files import Segment, Transcript
 
+Granularity = Literal["segment", "word"]
+SEGMENTS: frozenset[Granularity] = frozenset(("segment",))
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 
 _MEDIA_TYPES: dict[ResponseFormat, str] = {
@@ -39,14 +42,23 @@ class TranscriptSegment(TypedDict):
     no_speech_prob: float
 
 
+class TranscriptWord(TypedDict):
+    """In seconds from the start."""
+
+    word: str
+    start: float
+    end: float
+
+
 class TranscriptAnswer(TypedDict):
-    """`json` has `text` alone, `verbose_json` has everything."""
+    """`json` has `text` alone, `verbose_json` has what `timestamp_granularities[]` asks for."""
 
     task: NotRequired[Literal["transcribe"]]
     language: NotRequired[str]
     duration: NotRequired[float]
     text: str
     segments: NotRequired[list[TranscriptSegment]]
+    words: NotRequired[list[TranscriptWord]]
 
 
 class TranscriptDelta(TypedDict):
@@ -68,8 +80,13 @@ def media_type(form: ResponseFormat) -> str:
     return _MEDIA_TYPES[form]
 
 
-def rendered(transcript: Transcript, form: ResponseFormat, language: str | None) -> bytes:
-    """The body of the answer."""
+def rendered(
+    transcript: Transcript,
+    form: ResponseFormat,
+    language: str | None,
+    granularities: Collection[Granularity] = SEGMENTS,
+) -> bytes:
+    """The body of the answer. Raises ApiError for words that have no times."""
     render = _RENDERERS.get(form)
     if render is not None:
         return render(transcript.segments).encode()
@@ -80,8 +97,11 @@ def rendered(transcript: Transcript, form: ResponseFormat, language: str | None)
             "language": _LANGUAGES.get(language or "", language or "unknown"),
             "duration": round(transcript.duration_s, 3),
             **body,
-            "segments": [_verbose(i, segment) for i, segment in enumerate(transcript.segments)],
         }
+        if "word" in granularities:
+            body["words"] = [word for segment in transcript.segments for word in _words(segment)]
+        if "segment" in granularities:
+            body["segments"] = [_verbose(i, s) for i, s in enumerate(transcript.segments)]
     return json_bytes(body)
 
 
@@ -111,6 +131,19 @@ def _verbose(number: int, segment: Segment) -> TranscriptSegment:
         "compression_ratio": 0.0,
         "no_speech_prob": 0.0,
     }
+
+
+def _words(segment: Segment) -> list[TranscriptWord]:
+    if segment.words is None:
+        raise ApiError(
+            "invalid_value",
+            "`timestamp_granularities[]` must be `segment`: this speech model does not time single words",
+            param="timestamp_granularities[]",
+        )
+    return [
+        {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+        for word in segment.words
+    ]
 
 
 def _text(segments: Iterable[Segment]) -> str:
