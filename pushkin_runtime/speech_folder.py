@@ -106,7 +106,7 @@ def is_installed(adapter_roots: Sequence[Path], model_roots: Sequence[Path]) -> 
     if folder is None:
         return False
     try:
-        name = str(json.loads((folder / f"{KIND}.json").read_bytes())["encoder"])
+        name = str(json.loads((folder / f"{KIND}.json").read_bytes())["settings"]["encoder"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return Path(name).name == name and any((root / name).is_dir() for root in model_roots)
