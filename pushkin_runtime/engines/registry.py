@@ -16,6 +16,7 @@ from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
 
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
+    "onnx": "pushkin_runtime.engines.onnx_engine:OnnxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
