@@ -42,7 +42,9 @@ from pushkin_runtime.errors import EngineFailed, ModelUnsupported
 from pushkin_runtime.model_config import ModelConfig
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 
-ROPE_GROW = 4096  # positions a table grows by; all 131,072 of the 4B would be a quarter of a gigabyte
+ROPE_GROW = (
+    4096  # positions a table grows by; all 131,072 of the 4B would be a quarter of a gigabyte
+)
 SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
 
 
@@ -149,8 +151,9 @@ class OnnxEngine:
         cache.reserve(end)
         lora = cache.lora
         assert lora is None or isinstance(lora, OnnxLora)
-        is_bare = lora is None or lora.is_zero
-        binding = cache.binding(self._layers, self._no_lora if is_bare else lora)
+        if lora is None or lora.is_zero:
+            lora = self._no_lora
+        binding = cache.binding(self._layers, lora)
         inputs = {
             "rows": np.ascontiguousarray(rows, np.float32),
             "positions": np.tile(np.arange(start, end), (cache.n_rows, 1)),

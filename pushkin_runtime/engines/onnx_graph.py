@@ -266,9 +266,7 @@ class _Layers:
         n_out = {m: self._modules[f"{p}{m}.weight"] for m in members}
         n_in = n_out[members[0]][1]  # type: ignore[misc]  # a matrix
         a = b.input(lora_name(i, site, "a"), TensorProto.FLOAT, [n_in, f"{p}{site}.rank"])
-        factors = b.input(
-            lora_name(i, site, "factors"), TensorProto.FLOAT, [f"{p}{site}.rank"]
-        )
+        factors = b.input(lora_name(i, site, "factors"), TensorProto.FLOAT, [f"{p}{site}.rank"])
         scaled = b.op("Mul", [b.op("MatMul", [x, a]), factors])
         shares = [scaled]
         if len(members) > 1:
@@ -276,7 +274,7 @@ class _Layers:
             shares = b.ops("Split", [scaled, widths], len(members), axis=-1)
         outputs = []
         for member, share in zip(members, shares, strict=True):
-            shape = [f"{p}{member}.rank", n_out[member][0]]
+            shape: list[int | str] = [f"{p}{member}.rank", n_out[member][0]]
             matrix = b.input(lora_name(i, site, f"b.{member}"), TensorProto.FLOAT, shape)
             base = b.linear(x, p + member)
             outputs.append(b.op("Add", [base, b.op("MatMul", [share, matrix])]))

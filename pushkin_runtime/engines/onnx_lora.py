@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
-from adapters.composition import SITES, Composition
+from adapters.composition import SITES, Composition, SiteLora
 from adapters.format import BaseModel
 from pushkin_runtime.engines.lora import SourcePatterns, check_factors, source_patterns
 from pushkin_runtime.engines.onnx_graph import lora_name
@@ -21,12 +21,12 @@ from pushkin_runtime.engines.onnx_graph import lora_name
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OnnxLora:
-    """See `Lora`. matrices: input → value, every input but the factors. pattern_of: factors' input → pattern.
+    """See `Lora`. sites: by place, the values of its inputs but the factors. pattern_of: factors' input → pattern.
 
     factors: by pattern, (n_rows,) each.
     """
 
-    matrices: Mapping[str, OrtValue]
+    sites: Mapping[tuple[int, str], Mapping[str, OrtValue]]
     patterns: SourcePatterns
     pattern_of: Mapping[str, int]
     factors: tuple[OrtValue, ...]
@@ -36,8 +36,10 @@ class OnnxLora:
 
     def inputs(self) -> dict[str, OrtValue]:
         """Return what to bind to each input of the graph."""
-        factors = {name: self.factors[pattern] for name, pattern in self.pattern_of.items()}
-        return {**self.matrices, **factors}
+        values = {name: self.factors[pattern] for name, pattern in self.pattern_of.items()}
+        for site in self.sites.values():
+            values |= site
+        return values
 
     def rescaled(self, factors: Sequence[float]) -> OnnxLora:
         """Return the same matrices under other factors."""
@@ -50,35 +52,18 @@ def load_lora(composition: Composition, base: BaseModel) -> OnnxLora:
     """Return the composition's matrices as the graph multiplies them, under the adapters' own scales."""
     patterns, pattern_of = source_patterns(composition)
     none = len(patterns.maps)  # the pattern of the sites that nothing adapts
-    matrices: dict[str, OrtValue] = {}
-    factors: dict[str, int] = {}
-    n_modules = 0
-    for layer in sorted({int(module.split(".")[1]) for module in base.modules}):
-        for site, members in SITES.items():
-            adapted = composition.sites.get((layer, site))
-            n_in = base.modules[f"layers.{layer}.{members[0]}"][1]
-            a = np.empty((0, n_in), np.float32) if adapted is None else adapted.a
-            parts = {} if adapted is None else {part.module: part for part in adapted.parts}
-            n_modules += len(parts)
-            widths = []
-            for member in members:
-                module = f"layers.{layer}.{member}"
-                n_out = base.modules[module][0]
-                b = parts[module].b if module in parts else np.empty((n_out, 0), np.float32)
-                widths.append(b.shape[1])
-                matrices[lora_name(layer, site, f"b.{member}")] = _value(b.T)
-            matrices[lora_name(layer, site, "a")] = _value(a.T)
-            if len(members) > 1:
-                matrices[lora_name(layer, site, "widths")] = _value(np.array(widths, np.int64))
-            factors[lora_name(layer, site, "factors")] = pattern_of.get((layer, site), none)
-    patterns = SourcePatterns((*patterns.maps, np.empty(0, np.int64)), patterns.n_adapters)
+    layers = sorted({int(module.split(".")[1]) for module in base.modules})
+    places = [(layer, site) for layer in layers for site in SITES]
     loaded = OnnxLora(
-        matrices=matrices,
-        patterns=patterns,
-        pattern_of=factors,
+        sites={place: _site_inputs(place, composition.sites.get(place), base) for place in places},
+        patterns=SourcePatterns((*patterns.maps, np.empty(0, np.int64)), patterns.n_adapters),
+        pattern_of={lora_name(*place, "factors"): pattern_of.get(place, none) for place in places},
         factors=(),
-        n_bytes=sum(value.tensor_size_in_bytes() for value in matrices.values()),
-        n_modules=n_modules,
+        n_bytes=sum(
+            site.a.nbytes + sum(part.b.nbytes for part in site.parts)
+            for site in composition.sites.values()
+        ),
+        n_modules=sum(len(site.parts) for site in composition.sites.values()),
         is_zero=False,
     )
     return loaded.rescaled(composition.scales)
@@ -87,6 +72,27 @@ def load_lora(composition: Composition, base: BaseModel) -> OnnxLora:
 def no_lora(base: BaseModel) -> OnnxLora:
     """Return the inputs of a graph without adapters."""
     return load_lora(Composition((), (), {}, 0, 0), base)
+
+
+def _site_inputs(
+    place: tuple[int, str], site: SiteLora | None, base: BaseModel
+) -> dict[str, OrtValue]:
+    """Return A and every member's B, transposed, and how many of A's columns are whose."""
+    layer, name = place
+    members = SITES[name]
+    parts = {} if site is None else {part.module: part.b for part in site.parts}
+    n_in = base.modules[f"layers.{layer}.{members[0]}"][1]
+    a = np.empty((0, n_in), np.float32) if site is None else site.a
+    inputs = {lora_name(layer, name, "a"): _value(a.T)}
+    widths = []
+    for member in members:
+        module = f"layers.{layer}.{member}"
+        b = parts.get(module, np.empty((base.modules[module][0], 0), np.float32))
+        widths.append(b.shape[1])
+        inputs[lora_name(layer, name, f"b.{member}")] = _value(b.T)
+    if len(members) > 1:
+        inputs[lora_name(layer, name, "widths")] = _value(np.array(widths, np.int64))
+    return inputs
 
 
 def _value(array: NDArray[Any]) -> OrtValue:

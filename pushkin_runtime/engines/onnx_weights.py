@@ -156,4 +156,5 @@ def _packed(zeros: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     if bits == 8:
         return zeros
     even = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
-    return even[:, ::2] | (even[:, 1::2] << 4)
+    packed: NDArray[np.uint8] = even[:, ::2] + np.uint8(16) * even[:, 1::2]
+    return packed

@@ -23,6 +23,7 @@ ENGINES: dict[str, str] = {
 
 SPEECH_ENCODERS: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
+    "onnx": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",  # its states are NumPy's
     "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
 }
 
@@ -78,7 +79,7 @@ def create_speech_encoder(
     """
     if engine not in SPEECH_ENCODERS:
         raise CapabilityMissing(
-            f"The {engine} engine cannot hear; use mlx or torch.", param="speech"
+            f"The {engine} engine cannot hear; use mlx, onnx or torch.", param="speech"
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)
