@@ -93,6 +93,7 @@ class Race:
             document = long_document(self._rig, self._plan.trace)
             self._type(document)
             self._switch(document)
+            self._edit_in_the_middle(document)
             self._edit_far_back(document)
         if self._plan.decode_tokens:
             self._measure_speeds()
@@ -110,9 +111,12 @@ class Race:
         self._speed("prefill_long", opened.prompt_tokens / opened.ttft_ms * 1000)
         for text in document.typed:
             self._add("type", self._keystroke(text))
+        self._say("type")
+
+    def _edit_in_the_middle(self, document: LongDocument) -> None:
         for text in document.deleted:
             self._add("delete_word", self._keystroke(text))
-        self._say("type", "delete_word")
+        self._say("delete_word")
         if self._has_time("return", 0.6):
             self._add("return", self._keystroke(document.typed[-1]))
             self._say("return")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.harness import Figure, Report, describe_machine, figure
 from benchmarks.machine_limits import MachineLimits
 from benchmarks.race import RaceSamples
+from benchmarks.race_trace import Phase
 from benchmarks.true_shape import Rig
 from pushkin_runtime.model_store import expected_shapes, open_model
 
@@ -25,7 +26,7 @@ BARS = {
     "decode_adapter tok/s": 0.9,
 }
 DECODE_SHARE_BAR = 0.65
-PHASES = ("open", "type", "delete_word", "return", "edited_end", "switch", "back")
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 def race_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,10 +10,10 @@ from benchmarks.peers_servers import Prompt
 from benchmarks.true_shape import Rig
 from benchmarks.typing_trace import LANGUAGES, read_script
 
-Phase = Literal["open", "type", "delete_word", "return", "edited_end", "switch", "back"]
-"""open: the document, new. type: a character at its end. delete_word: the caret in the middle, a word taken back.
-return: to the end of the document as it was. edited_end: at its end, a word fewer on the way. switch: the same text under
-an adapter. back: without it again."""
+Phase = Literal["open", "type", "switch", "back", "delete_word", "return", "edited_end"]
+"""open: the document, new. type: a character at its end. switch: the same text under an adapter. back: without it
+again. delete_word: the caret in the middle, a word taken back. return: to the end of the document as it was.
+edited_end: at its end, a word fewer on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +35,6 @@ class LongDocument:
     typed: tuple[str, ...]
     deleted: tuple[str, ...]
     edited: str
-
-    def moves(self) -> Iterator[tuple[Phase, str]]:
-        """Yield the phases that need no other adapter, each with its text."""
-        yield "open", self.opened
-        yield from (("type", text) for text in self.typed)
-        yield from (("delete_word", text) for text in self.deleted)
-        yield "return", self.typed[-1]
-        yield "edited_end", self.edited
 
 
 def long_document(rig: Rig, options: TraceOptions) -> LongDocument:
