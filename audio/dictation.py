@@ -233,7 +233,7 @@ class Dictation:
                 with self._sessions.lock:
                     self._sessions.running.pop(number, None)
                     self._sessions.n_ended += 1
-                    self._sessions.totals.update(event.figures)  # type: ignore[arg-type] # floats add up too
+                    self._sessions.totals.update(event.figures)
                 figures = {name: round(value, 3) for name, value in event.figures.items()}
                 log.info("dictation ended", extra={"reason": event.reason, **figures})
             sink(event)
