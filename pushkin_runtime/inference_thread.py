@@ -16,10 +16,11 @@ from typing import Any
 from adapters.errors import AdapterError
 from pushkin_runtime.errors import Draining, EngineFailed, RuntimeFault
 from pushkin_runtime.fair_queue import FairQueue
-from pushkin_runtime.generate import Generation, Workshop
+from pushkin_runtime.generate import Generation
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.liveness import Liveness
 from pushkin_runtime.types import FinishReason
+from pushkin_runtime.workshop import Workshop
 
 WAIT_S = 0.05  # how often a generation that waits for its adapters looks at its deadline
 

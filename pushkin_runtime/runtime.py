@@ -30,7 +30,7 @@ from pushkin_runtime.errors import (
     NotReady,
     QueueFull,
 )
-from pushkin_runtime.generate import Generation, Workshop, unwritable
+from pushkin_runtime.generate import Generation
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
 from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness
@@ -51,6 +51,7 @@ from pushkin_runtime.types import (
     RuntimeStatus,
     Task,
 )
+from pushkin_runtime.workshop import Workshop, unwritable
 
 log = logging.getLogger(__name__)
 
