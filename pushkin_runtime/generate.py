@@ -19,6 +19,7 @@ from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_dupl
 from pushkin_runtime.dictation import decide, heard_draft
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Lora
 from pushkin_runtime.handle import GenerationHandle
+from pushkin_runtime.lookup import Drafter, LookupDecoder
 from pushkin_runtime.persona import NO_PERSONA
 from pushkin_runtime.prompt import (
     RECENT,
@@ -33,6 +34,7 @@ from pushkin_runtime.row import Row, RowRules
 from pushkin_runtime.sampling import resolve
 from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
+from pushkin_runtime.text_stream import opening_of
 from pushkin_runtime.types import (
     Delta,
     Done,
@@ -175,20 +177,28 @@ class Generation:
             ends=engine.tokenizer.end_ids(),
             stop=(*self._request.stop, *prompt.stop),
             healed=prompt.healed,
+            opening=opening_of(self._request.suffix),
             keeps_tokens=self._request.wants_tokens,
         )
         self._rows = [Row(rules) for _ in range(n_rows)]
         live = cache
         if n_rows > 1:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
-        decoder = engine.decode(live, self._plan(prefix, prompt, n_rows))
+        plan = self._plan(prefix, prompt, n_rows)
+        decoder: Decoder
+        if n_rows == 1 and engine.verifies and self._request.task in self._shop.lookup_tasks:
+            drafter = Drafter(
+                prompt.tokens, copied_from=prompt.copied_from, room=min(max_tokens, n_left)
+            )
+            decoder = LookupDecoder(engine, live, plan, drafter)
+        else:
+            decoder = engine.decode(live, plan)
         try:
             while not self.handle.end_reason():
-                is_first = not self._rows[0].tokens  # chosen from known logits, so it takes no turn
-                self._step(decoder, ran_model=not is_first)
+                ran_model = self._step(decoder)
                 if all(row.reason for row in self._rows):
                     break
-                if not is_first:
+                if ran_model:  # else it cost nobody a turn
                     yield True
         finally:
             decoder.close()
@@ -197,8 +207,12 @@ class Generation:
             self._is_truncated |= row.stop_cause == "limit" and row.n_new >= n_left
             self._show(index, row.stream.finish())
 
-    def _step(self, decoder: Decoder, *, ran_model: bool) -> None:
+    def _step(self, decoder: Decoder) -> bool:
+        """Take a token for every row; whether the model ran for it: the first is chosen from known logits."""
+        ran_model = bool(self._rows[0].tokens)
         step = decoder.step()
+        if isinstance(decoder, LookupDecoder):
+            ran_model = decoder.has_run
         self._shop.on_progress(sum(row.reason is None for row in self._rows), ran_model)
         for index, row in enumerate(self._rows):
             if row.reason is not None:
@@ -207,6 +221,7 @@ class Generation:
             if self._is_slow() and "\n" in row.stream.text:
                 row.end("length", "limit")
             self._show(index, text, tuple(row.kept[-1:]))
+        return ran_model
 
     def _is_slow(self) -> bool:
         """Whether decoding has taken longer than the request gives a text with a newline."""

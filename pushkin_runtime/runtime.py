@@ -26,7 +26,6 @@ from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create
 from pushkin_runtime.errors import (
     Draining,
     EngineFailed,
-    InvalidRequest,
     NotReady,
     QueueFull,
 )
@@ -39,6 +38,7 @@ from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.speech import SpeechDesk, checked_samples
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
+from pushkin_runtime.submissions import Submissions
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
@@ -64,7 +64,8 @@ class RuntimeOptions:
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
     max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
     are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
-    unless the model is known to be slow (`Liveness.limit_s`).
+    unless the model is known to be slow (`Liveness.limit_s`). lookup_tasks: whose answers are drafted from their prompts
+    (`lookup.py`), which changes their speed alone.
     """
 
     model_dir: Path
@@ -78,6 +79,7 @@ class RuntimeOptions:
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
     model_roots: tuple[Path, ...] = ()
     stall_s: float = STALL_S
+    lookup_tasks: frozenset[Task] = frozenset({"rephrase"})
 
 
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
@@ -101,14 +103,11 @@ class Runtime:
         self._create = create
         self._personas = PersonaDesk()
         self._observers = ObserverDesk()
-        self._lock = threading.Lock()
-        self._running: dict[str, GenerationHandle] = {}
-        self._slots: dict[tuple[str, str], GenerationHandle] = {}
+        self._submissions = Submissions()
         self._state: RuntimeState = "loading"
         self._error: str | None = None
         self._shop: Workshop | None = None
         self._load_ms: float | None = None
-        self._n_requests = 0
         self._loaded = threading.Event()
         self._liveness = Liveness(
             clocks or Clocks(), prefill_chunk=options.prefill_chunk, stall_s=options.stall_s
@@ -164,29 +163,14 @@ class Runtime:
             self._observers.observer.events(request, sink),
             adapters=adapters,
             wake=self._thread.wake,
-            on_end=self._forget,
+            on_end=self._submissions.leave,
         )
-        with self._lock:
-            if request.request_id in self._running:
-                raise InvalidRequest(
-                    "This request id is in use by a request that is still running.",
-                    param="request_id",
-                )
-            older = self._slot_owner(request)
-            self._thread.submit(handle)  # raises before anything is changed
-            self._n_requests += 1
-            self._running[request.request_id] = handle
-            if older is not None and _is_stale(request, older.request):
-                handle.end("superseded")
-            elif request.document_id is not None:
-                self._slots[(request.document_id, request.task)] = handle
-                if older is not None:
-                    older.end("superseded")
+        self._submissions.enter(handle, self._thread.submit)
         return handle
 
     def cancel(self, request_id: str) -> bool:
         """End a queued or running generation; whether there was one."""
-        handle = self._running.get(request_id)
+        handle = self._submissions.find(request_id)
         if handle is None:
             return False
         handle.cancel()
@@ -260,7 +244,7 @@ class Runtime:
             n_active=self._thread.n_active,
             max_active=self.options.max_active,
             queue_limit=self.options.queue_limit,
-            n_requests=self._n_requests,
+            n_requests=self._submissions.n_entered,
             n_tokens=self._liveness.n_tokens,
             kv_entries=shop.cache.n_entries if shop else 0,
             kv_bytes=shop.cache.n_bytes if shop else 0,
@@ -320,6 +304,7 @@ class Runtime:
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._liveness.note,
+            lookup_tasks=self.options.lookup_tasks,
         )
         self._warm_up(shop)
         shop.adapters.prefetch_defaults()
@@ -340,14 +325,6 @@ class Runtime:
             self._liveness.begin()
         self._liveness.end()
         shop.cache.clear()
-
-    def _forget(self, handle: GenerationHandle) -> None:
-        request = handle.request
-        with self._lock:
-            self._running.pop(request.request_id, None)
-            slot = (request.document_id or "", request.task)
-            if self._slots.get(slot) is handle:
-                del self._slots[slot]
 
     def _fail(self, error: Exception) -> None:
         self._error = str(error)
@@ -372,20 +349,9 @@ class Runtime:
         assert self._shop is not None  # set before the state is "ready"
         return self._shop
 
-    def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
-        if request.document_id is None:
-            return None
-        return self._slots.get((request.document_id, request.task))
-
     def _start_self_test(self) -> None:
         with contextlib.suppress(Draining, EngineFailed):
             self._thread.submit(self._liveness.self_test(self._thread.wake), is_urgent=True)
-
-
-def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
-    if new.revision is None or running.revision is None:
-        return False
-    return new.revision < running.revision
 
 
 def _load_speech(shop: Workshop) -> Generator[bool, None, SpeechInfo]:

@@ -14,6 +14,7 @@ from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.persona import PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.speech import SpeechDesk
+from pushkin_runtime.types import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Workshop:
 
     observers: who watches the units of work. banned: tokens that no answer may contain. on_progress: told
     the number of new tokens (0 for a prefill chunk), and whether the model ran for them, which is a sign of life.
+    lookup_tasks: whose answers are drafted from their prompts.
     """
 
     engine: Engine
@@ -33,6 +35,7 @@ class Workshop:
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int, bool], None]
+    lookup_tasks: frozenset[Task] = frozenset()
 
     def close(self) -> None:
         """Release everything; the last call on the thread."""

@@ -97,6 +97,7 @@ class ScriptedEngine:
     name = "scripted"
     base = BASE
     lora_dtype = "float32"
+    verifies = False
 
     def __init__(
         self,
