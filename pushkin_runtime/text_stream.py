@@ -41,8 +41,8 @@ class StopStrings:
             return ""
         self._held += text
         found = [(at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
-        if (at := self._opening_at(is_end=False)) is not None:
-            found.append((at, self._opening))
+        if (place := self._opening_at(is_end=False)) is not None:
+            found.append((place, self._opening))
         if found:
             return self._stopped(*min(found))
         keep = max((_overlap(self._held, s) for s in (*self._stop, self._opening)), default=0)
