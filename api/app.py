@@ -28,6 +28,7 @@ from api.routes import (
     requests,
     transcriptions,
     usage,
+    warm,
     writing,
 )
 from api.security import SecurityMiddleware
@@ -39,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
     """Build the ASGI application around a runtime; it starts nothing and holds no other state."""
     return _application(
         services,
-        *(writing, requests, adapters, documents, privacy, persona),
+        *(writing, warm, requests, adapters, documents, privacy, persona),
         *(models, completions, embeddings, dictation, transcriptions),
         *(completion, tokens, lora_adapters, server, embedding),
         *(events, health, pairing, metrics, usage),

@@ -1,7 +1,8 @@
 """The one thread that owns the model: it loads, prefills, decodes and closes; others submit.
 
 Clients take turns, one prefill chunk or decode step each, and of long work only one gives way to all
-keystrokes, so a story, or thirty, never starves one. The thread sleeps on a condition when there is nothing to do.
+keystrokes, so a story, or thirty, never starves one. Work that nobody waits for runs alone, when there is nothing
+else, and ends when there is; what it computed stays. The thread sleeps on a condition when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Job:
     """
 
     client = ""
-    is_long = False
+    is_long = is_ahead = False
 
     def __init__(self, steps: Callable[[Workshop], Generator[bool, None, Any]]) -> None:
         self._steps = steps
@@ -131,9 +132,16 @@ class InferenceThread:
             if self._has_died:
                 raise _died()
             self._queue.put(work, is_urgent=is_urgent)
+            if not work.is_ahead:
+                self._end_ahead()
             self._liveness.work()
             self._is_woken = True
             self._condition.notify()
+
+    def _end_ahead(self) -> None:
+        for work in (*self._queue, *(active.work for active in self._active)):
+            if work.is_ahead:
+                work.end_quietly("superseded")
 
     def wake(self) -> None:
         """Have flags looked at soon; called when a handle is ended or a load is done."""
@@ -233,6 +241,8 @@ class InferenceThread:
         work = self._queue.take(is_long=False)
         if work is None and (is_only_place or n_long < self._max_active - 1):
             work = self._queue.take(is_long=True)
+        if work is None and not self._active:
+            work = self._queue.take_ahead()
         return work
 
     def _turn(self) -> None:

@@ -158,9 +158,10 @@ class Runtime:
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
         adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
+        observer = self._observers.observer
         handle = GenerationHandle(
             request,
-            self._observers.observer.events(request, sink),
+            sink if request.ahead else observer.events(request, sink),  # it answers nobody
             adapters=adapters,
             wake=self._thread.wake,
             on_end=self._submissions.leave,
