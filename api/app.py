@@ -34,6 +34,7 @@ from api.routes import (
 from api.security import SecurityMiddleware
 from api.services import Services
 from api.validation import answer_invalid_request
+from api.waking import WakingMiddleware
 
 
 def create_app(services: Services) -> FastAPI:
@@ -71,6 +72,7 @@ def _application(services: Services, *modules: ModuleType) -> FastAPI:
             Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
             Middleware(AdmissionMiddleware, limits=services.limits),
+            Middleware(WakingMiddleware, runtime=services.runtime),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),

@@ -20,7 +20,7 @@ Sampler = Literal[
     "penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"
 ]
 AdapterState = Literal["on_disk", "loading", "resident", "broken"]
-RuntimeState = Literal["loading", "ready", "failed", "draining"]
+RuntimeState = Literal["loading", "ready", "unloaded", "failed", "draining"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,3 +77,17 @@ async def test_it_can_be_ended_by_its_id(start_daemon):
     daemon.permits.release(1000)
 
     assert ended.json() == {"id": "ahead-1", "cancelled": True}
+
+
+@pytest.mark.parametrize("path", ["/v1/continue", "/v1/warm"])
+async def test_an_idle_daemon_is_healthy_and_serves_the_next_request(start_daemon, path):
+    daemon = start_daemon(idle_unload_s=1.0)
+    async with daemon.client() as client:
+        while (found := (await client.get("/health")).json())["state"] != "unloaded":
+            assert found["status"] == "ok"
+        status = (await client.get("/v1/status")).json()
+        served = await client.post(path, json={"text": TEXT})
+
+    assert found["status"] == "ok"
+    assert status["model"]["id"] == "scripted"
+    assert served.status_code in (200, 202)
