@@ -271,6 +271,10 @@ class AdapterPool:
                 del self._residents[key]
             self._pinned.discard(sha256)
 
+    def shed(self) -> None:
+        """Drop every resident set that no generation runs with and nobody has pinned."""
+        self._evict(room_for=self._options.budget_bytes)
+
     def idle_work(self) -> bool:
         """Bring one prefetched set into the engine, or measure one new adapter; whether there was any."""
         with self._lock:

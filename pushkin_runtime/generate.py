@@ -107,6 +107,8 @@ class Generation:
         prompt = build_prompt(
             request, engine.tokenizer, n_context=n_context, max_tokens=max_tokens
         ).after(self._persona.rows)
+        if request.ahead:
+            max_tokens = 0  # the prompt is laid out as for the real one
         key = CacheKey(engine.info.digest, self._adapters.key, self._persona.used.version)
         is_known = request.reuse_cache and not request.prompt_logprobs
         known = self._shop.cache.take(key, prompt.tokens) if is_known else None

@@ -145,6 +145,12 @@ class PromptCache:
             if is_dropped(entry.key):
                 del self._entries[name]
 
+    def shed(self, share: float) -> None:
+        """Drop at least this share of the bytes, 0 to 1, least recently used first."""
+        limit = (1 - share) * self.n_bytes
+        while self._entries and self.n_bytes > limit:
+            self._entries.popitem(last=False)
+
     def clear(self) -> None:
         """Drop everything."""
         self._entries.clear()

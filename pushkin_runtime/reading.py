@@ -13,6 +13,7 @@ from pushkin_runtime.sampling import token_logprob
 from pushkin_runtime.types import Progress, TokenLogprob
 from pushkin_runtime.workshop import Workshop
 
+AHEAD_CHUNK = 32  # tokens: whoever comes waits for no more than these
 LOGPROB_CHUNK = 32  # prompt tokens whose logits are held at once: up to a megabyte each
 
 
@@ -31,6 +32,8 @@ class PromptReader:
         """
         wants_logprobs = self.handle.request.prompt_logprobs
         n_total, chunk = len(prompt.tokens), self.shop.prefill_chunk
+        if self.handle.request.ahead:
+            chunk = min(chunk, AHEAD_CHUNK)
         if wants_logprobs:
             chunk = LOGPROB_CHUNK
             if not prompt.n_persona:

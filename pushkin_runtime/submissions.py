@@ -10,6 +10,7 @@ from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.types import GenerationRequest
 
 Slot = tuple[str, str]
+_AHEAD = "ahead"  # in the place of a task
 
 
 class Submissions:
@@ -60,7 +61,12 @@ class Submissions:
 
 
 def _slot(request: GenerationRequest) -> Slot | None:
-    """What one generation at a time may have; None for a request that stands alone."""
+    """What one generation at a time may have; None for a request that stands alone.
+
+    Of what is done ahead there is one for a document, and one for all that have none.
+    """
+    if request.ahead:
+        return request.document_id or "", _AHEAD
     return None if request.document_id is None else (request.document_id, request.task)
 
 

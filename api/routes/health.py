@@ -197,7 +197,7 @@ def _health_answer(found: Health) -> HealthAnswer:
         # Why it failed may name the user's folders, and this route has no token.
         reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
     status: Literal["loading", "draining", "failed"]
-    status = "failed" if found.state == "ready" else found.state
+    status = "failed" if found.state in ("ready", "unloaded") else found.state
     message = "Loading model" if status == "loading" else reason
     return {
         "status": status,
