@@ -143,6 +143,11 @@ class StatusAnswer(TypedDict):
     resident_bytes: int | None
 
 
+_UNWELL: dict[RuntimeState, Literal["loading", "draining", "failed"]] = {
+    "loading": "loading",
+    "draining": "draining",
+}
+
 _HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": HealthAnswer},
     503: {"model": HealthAnswer},
@@ -196,8 +201,7 @@ def _health_answer(found: Health) -> HealthAnswer:
     if found.state == "failed":
         # Why it failed may name the user's folders, and this route has no token.
         reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
-    status: Literal["loading", "draining", "failed"]
-    status = "failed" if found.state in ("ready", "unloaded") else found.state
+    status = _UNWELL.get(found.state, "failed")
     message = "Loading model" if status == "loading" else reason
     return {
         "status": status,
