@@ -215,9 +215,8 @@ class AdapterPool:
             return True
         if wanted.composition in self._residents:
             return True
-        with (
-            self._lock
-        ):  # what cancelled requests left behind; whoever still wants it reads it again
+        with self._lock:
+            # What cancelled requests left behind; whoever still wants it reads it again.
             done = [key for key, future in self._loads.items() if future.done()]
             for key in done[: max(0, len(self._loads) - MAX_LOADED_ASIDE)]:
                 if key != wanted.composition:
