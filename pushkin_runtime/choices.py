@@ -62,7 +62,7 @@ def score_suffix(
 ) -> Draft:
     """Return `draft` scored by the mean log-probability of the suffix's first words after it.
 
-    prefix: the whole prompt, with the logits at its end; it is left as it was.
+    prefix: the whole prompt, with the logits at its end; it is left as it was. Without them the draft keeps its score.
     """
     tokenizer = engine.tokenizer
     start = prompt.healed.decode("utf-8", errors="ignore") + draft.text

@@ -292,8 +292,7 @@ class Generation:
             prefix = self._shop.cache.take(key, prompt.tokens)
             prefix.cache.lora = self._lora
             yield from self._reader.read(prefix, prompt)  # nothing, if it could be kept
-            if prefix.logits is not None:
-                scored.append(score_suffix(engine, prefix, prompt, draft, self._request.suffix))
+            scored.append(score_suffix(engine, prefix, prompt, draft, self._request.suffix))
             self._shop.cache.put(key, prompt.tokens[: prefix.n_tokens], prefix)
             self._shop.on_progress(0, True)
             yield True

@@ -124,7 +124,7 @@ class PromptCache:
         return Prefix(fork, prefix.ends_within(n_best))
 
     def put(self, key: CacheKey, tokens: tuple[int, ...], prefix: Prefix) -> None:
-        """Keep `prefix`, which holds exactly `tokens`; evict the least recently used beyond the budget.
+        """Keep `prefix`, which holds exactly `tokens`, once; evict the least recently used beyond the budget.
 
         Its adapters are taken off: an idle cache must not keep their matrices in memory.
         """
@@ -132,8 +132,12 @@ class PromptCache:
         prefix.cache.lora = None
         if not tokens:
             return
+        new = _Entry(key, np.asarray(tokens, dtype=np.int64), prefix)
+        for name, entry in list(self._entries.items()):
+            if entry.key == key and np.array_equal(entry.tokens, new.tokens):
+                del self._entries[name]  # what did not want to know of it has computed it again
         self._n_made += 1
-        self._entries[self._n_made] = _Entry(key, np.asarray(tokens, dtype=np.int64), prefix)
+        self._entries[self._n_made] = new
         while self._entries and (
             self.n_bytes > self.budget_bytes or len(self._entries) > MAX_ENTRIES
         ):

@@ -30,7 +30,7 @@ class PromptReader:
 
         Nothing is read that the prefix holds. Stops early when the generation has to end.
         """
-        wants_logprobs = self.handle.request.prompt_logprobs
+        wants_logprobs = self.handle.request.prompt_logprobs and not self.logprobs  # told once
         n_total, chunk = len(prompt.tokens), self.shop.prefill_chunk
         if self.handle.request.ahead:
             chunk = min(chunk, AHEAD_CHUNK)

@@ -181,6 +181,17 @@ def test_logits_after_what_is_forgotten_are_forgotten_and_a_copy_has_its_own() -
     assert list(cache.take(KEY, (*range(150), *range(250, 300))).ends) == [3]
 
 
+def test_what_is_computed_again_is_kept_once() -> None:
+    """A self-test that trusts no cache must not push the user's texts out, half a minute after half a minute."""
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    cache.put(KEY, tuple(range(40)), filled(40))
+    for _ in range(200):
+        cache.put(KEY, (1, 2, 3), filled(3))
+
+    assert cache.n_entries == 2
+    assert cache.take(KEY, tuple(range(41))).n_tokens == 40
+
+
 def test_remembered_logits_are_few_and_count_as_memory() -> None:
     prefix = filled(10)
     for n_tokens in range(20):
