@@ -20,14 +20,14 @@ MAX_NGRAM = 3  # tokens that have to be the same before a guess
 RESYNC = 16  # tokens after the last copied one in which a single equal token is enough
 MIN_ACCEPTANCE = 0.25  # below it a verified guess costs more than it saves
 _FORGETTING = 0.8  # of what was drafted and accepted, by each pass since
-_PRIOR = (2.0, 4.0)  # accepted, drafted: a fair chance to begin with
+_PRIOR = (4.0, 8.0)  # accepted, drafted: one wrong guess at the beginning settles nothing
 
 
 class Drafter:
     """Guesses what comes next; owned by one decoder.
 
-    context: the tokens of the prompt; those below 0 stand for rows and are never guessed. copied_from: where the text that is likely to be
-    copied begins, None when nobody knows. room: tokens that may still be drafted and read.
+    context: the tokens of the prompt; those below 0 stand for rows and are never guessed. copied_from: where the text
+    that is likely to be copied begins, None when nobody knows. room: tokens that may still be written.
     """
 
     def __init__(self, context: Sequence[int], *, copied_from: int | None, room: int) -> None:
@@ -55,7 +55,7 @@ class Drafter:
         self.room -= 1
 
     def draft(self) -> list[int]:
-        """Return what probably comes next, () for no idea; the better the guesses were, the more."""
+        """Return what probably comes next, nothing for no idea; the better the guesses were, the more."""
         n_wanted = min(max(2, round(MAX_DRAFT * self.acceptance)), self.room - 1)
         if self.is_off or n_wanted < 1:
             return []
