@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from typing_extensions import TypedDict
 
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.request_record import record_of
 from api.schemas import WarmBody
 from api.services import RequestIdDep, ServicesDep
