@@ -145,7 +145,7 @@ class Runtime:
     def forget_personas(self) -> None:
         """Drop what was computed under any persona: a document was deleted, or consent was withdrawn."""
         # Where it cannot be done the caches go anyway, or soon.
-        with contextlib.suppress(Draining, EngineFailed, QueueFull):
+        with contextlib.suppress(Draining, EngineFailed, NotReady, QueueFull):
             self._thread.submit(Job(_forget_personas))
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
@@ -384,7 +384,7 @@ class Runtime:
         return shop
 
     def _start_self_test(self) -> None:
-        with contextlib.suppress(Draining, EngineFailed):
+        with contextlib.suppress(Draining, EngineFailed, NotReady):
             self._thread.submit(self._liveness.self_test(self._thread.wake), is_urgent=True)
 
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from typing_extensions import TypedDict
 
 from api.json_route import StrictJsonRoute
-from api.responses import error_responses
 from api.request_record import record_of
+from api.responses import error_responses
 from api.schemas import WarmBody
 from api.services import RequestIdDep, ServicesDep
 from pushkin_runtime.types import Event

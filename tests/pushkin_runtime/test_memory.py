@@ -203,6 +203,7 @@ def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(generate: Gener
     assert (health.ok, health.state) == (True, "unloaded")
     assert status.model is not None
     assert (status.kv_bytes, status.adapters_bytes) == (0, 0)
+    runtime.forget_personas()  # nothing is left of them
     with pytest.raises(NotReady):  # for whoever does not wait
         runtime.submit(GenerationRequest(request_id="r", task="continue", text="a"), print)
     runtime.wake().result(GUARD_S)
