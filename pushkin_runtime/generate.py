@@ -19,7 +19,7 @@ from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_dupl
 from pushkin_runtime.dictation import decide, heard_draft
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Lora
 from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.lookup import Drafter, LookupDecoder
+from pushkin_runtime.lookup import VERIFYING, Drafter, LookupDecoder
 from pushkin_runtime.persona import NO_PERSONA
 from pushkin_runtime.prompt import (
     RECENT,
@@ -188,7 +188,11 @@ class Generation:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
         plan = self._plan(prefix, prompt, n_rows)
         decoder: Decoder
-        if n_rows == 1 and engine.verifies and self._request.task in self._shop.lookup_tasks:
+        if (
+            n_rows == 1
+            and engine.name in VERIFYING
+            and self._request.task in self._shop.lookup_tasks
+        ):
             drafter = Drafter(
                 prompt.tokens, copied_from=prompt.copied_from, room=min(max_tokens, n_left)
             )

@@ -159,8 +159,7 @@ class Engine(Protocol):
     """A loaded model.
 
     base: what an adapter must fit. lora_dtype: of its activations ("float32" or "bfloat16"), which
-    compositions for `load_lora` must have too: a wider one would slow every step down. verifies: whether its tokens
-    follow from the logits of `extend`, and those of a few positions cost little more than those of one.
+    compositions for `load_lora` must have too: a wider one would slow every step down.
     """
 
     name: str
@@ -168,7 +167,6 @@ class Engine(Protocol):
     tokenizer: TextTokenizer
     base: BaseModel
     lora_dtype: str
-    verifies: bool
 
     def load_lora(self, composition: Composition) -> Lora:
         """Bring a composition into the engine's arrays, with the adapters' own scales as factors.

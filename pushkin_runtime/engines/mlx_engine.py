@@ -47,7 +47,6 @@ class MlxEngine:
     """See `Engine`. Built, used and closed on one thread."""
 
     name = "mlx"
-    verifies = True
 
     def __init__(self, options: EngineOptions) -> None:
         self._spec = open_model(options.model_dir)

@@ -97,7 +97,6 @@ class ScriptedEngine:
     name = "scripted"
     base = BASE
     lora_dtype = "float32"
-    verifies = False
 
     def __init__(
         self,

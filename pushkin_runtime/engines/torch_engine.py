@@ -93,7 +93,6 @@ class TorchEngine:
     """
 
     name = "torch"
-    verifies = True
 
     def __init__(self, options: EngineOptions, *, keep_quantized: bool | None = None) -> None:
         self._spec = open_model(options.model_dir)
