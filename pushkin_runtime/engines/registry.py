@@ -18,12 +18,14 @@ from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
 
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
+    "onnx": "pushkin_runtime.engines.onnx_engine:OnnxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
 
 SPEECH_ENCODERS: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
+    "onnx": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",  # its states are NumPy's
     "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
 }
 
@@ -83,7 +85,7 @@ def create_speech_encoder(
     """
     if engine not in SPEECH_ENCODERS:
         raise CapabilityMissing(
-            f"The {engine} engine cannot hear; use mlx or torch.", param="speech"
+            f"The {engine} engine cannot hear; use mlx, onnx or torch.", param="speech"
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)
