@@ -29,6 +29,7 @@ ROUTES: dict[str, RouteScope] = {
     "POST /v1/continue": "editor",
     "POST /v1/rephrase": "editor",
     "POST /v1/story": "editor",
+    "POST /v1/warm": "editor",
     "DELETE /v1/requests/{request_id}": "editor",
     "GET /v1/models": "editor",
     "GET /v1/models/{model_id}": "editor",
@@ -75,7 +76,6 @@ ROUTES: dict[str, RouteScope] = {
     "GET /metrics": "menubar",
     # Named in the contract, without a route yet: 404.
     "POST /v1/score": "editor",
-    "POST /v1/warm": "editor",
     "POST /v1/persona/vector": "editor",
 }
 
