@@ -70,8 +70,9 @@ class OnnxEngine:
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
         self._checkpoint = checkpoint = Checkpoint(self._spec)
         n_threads = options.n_threads
-        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        # The head first: the largest matrix is twice in memory while it is packed, and then alone.
         self._head = _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -226,6 +227,7 @@ def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceS
     options.add_session_config_entry(folder, str(checkpoint.folder))
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
     options.add_external_initializers(list(graph.arrays), values)
+    checkpoint.release()
     return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
