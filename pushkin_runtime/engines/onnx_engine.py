@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -24,9 +25,8 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
-    Step,
 )
-from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.onnx_cache import OnnxKVCache
 from pushkin_runtime.engines.onnx_graph import (
@@ -117,10 +117,10 @@ class OnnxEngine:
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
 
-    def decode(self, cache: KVCache, plan: DecodePlan) -> OnnxDecoder:
+    def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, OnnxKVCache)
         assert cache.n_rows == plan.n_rows
-        return OnnxDecoder(self, cache, plan)
+        return HostDecoder(partial(self.next_logits, cache), plan)
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, OnnxKVCache)
@@ -174,25 +174,6 @@ class OnnxEngine:
         inputs = {"hidden": np.ascontiguousarray(hidden)}
         _run(self._head, self._head.io_binding(), inputs, {"logits": logits})
         return logits
-
-
-class OnnxDecoder:
-    """See `Decoder`. Works on the calling thread, nothing in flight."""
-
-    def __init__(self, engine: OnnxEngine, cache: OnnxKVCache, plan: DecodePlan) -> None:
-        self._engine, self._cache = engine, cache
-        self._sampler = HostSampler(plan)
-        self._next = [plan.last_token] * plan.n_rows
-
-    def step(self) -> Step:
-        step = self._sampler.first()
-        if step is None:
-            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
-        self._next = list(step.tokens)
-        return step
-
-    def close(self) -> None:
-        """Nothing is in flight."""
 
 
 @dataclass(slots=True, eq=False)
