@@ -330,10 +330,8 @@ def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
     from daemon.index import build_personas
     from indexer.errors import EmbeddingFailed, PersonaUnavailable
 
-    if not loaded.config.persona.persona:
-        return
     try:
-        personas = build_personas(loaded, index)
+        personas = build_personas(loaded, index) if loaded.config.persona.persona else None
     except (EmbeddingFailed, PersonaUnavailable, OSError) as error:
         log.warning("no personas", extra={"error_type": type(error).__name__})
         return
