@@ -75,11 +75,8 @@ class Announcer(Protocol):
 
 
 def settle_memory() -> None:
-    """Turn the garbage collector on again after a start without it.
-
-    Importing makes 200,000 objects that live for ever: looking through them again and again costs a
-    sixth of the start, and later a pause in the middle of a word.
-    """
+    """Turn the garbage collector on again after a start without it: looking through the 200,000 objects of the
+    imports, which live for ever, costs a sixth of the start, and later a pause in the middle of a word."""
     gc.freeze()
     gc.enable()
 
@@ -191,6 +188,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
         max_active=runtime.max_active,
         n_threads=runtime.threads,
         stall_s=runtime.stall_limit_s,
+        idle_unload_s=runtime.idle_unload_min * 60.0,
         adapters=AdapterOptions(
             roots=adapter_roots(model_dir, loaded.paths),
             budget_bytes=adapters.adapters_budget_mb * 2**20,
@@ -328,13 +326,11 @@ def build_edge(serving: Serving, runtime: Runtime, port: int, trace: Trace | Non
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
     """Have answers sound like the user, where the model has what that needs; without it they do not."""
     from daemon.index import build_personas
-    from indexer.errors import PersonaUnavailable
+    from indexer.errors import EmbeddingFailed, PersonaUnavailable
 
-    if not loaded.config.persona.persona:
-        return
     try:
-        personas = build_personas(loaded, index)
-    except (PersonaUnavailable, OSError) as error:
+        personas = build_personas(loaded, index) if loaded.config.persona.persona else None
+    except (EmbeddingFailed, PersonaUnavailable, OSError) as error:
         log.warning("no personas", extra={"error_type": type(error).__name__})
         return
     if personas is not None:
