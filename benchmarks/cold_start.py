@@ -36,6 +36,7 @@ NO_TEARDOWN = "import os; os._exit(0)"
 IMPORTS = {
     "python": "pass",
     "torch": "import torch",
+    "onnxruntime": "import onnxruntime",
     "fastapi": "import fastapi",
     "api": "import api.app",
     "runtime": "import pushkin_runtime.runtime",
@@ -43,6 +44,7 @@ IMPORTS = {
 ENGINE_IMPORTS = {
     "torch": "import pushkin_runtime.engines.torch_engine",
     "mlx": "import pushkin_runtime.engines.mlx_engine",
+    "onnx": "import pushkin_runtime.engines.onnx_engine",
 }
 
 

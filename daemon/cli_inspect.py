@@ -73,7 +73,7 @@ def version(as_json: bool) -> None:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-    for name in ("mlx", "torch", "fastapi", "uvicorn"):
+    for name in ("mlx", "onnxruntime", "torch", "fastapi", "uvicorn"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 N_LOG_ENTRIES = 1000
 MAX_FAULTS_BYTES = 50_000
 
-_LIBRARIES = ("fastapi", "mlx", "mlx-lm", "numpy", "starlette", "tokenizers", "torch", "uvicorn")
+_LIBRARIES = (
+    "fastapi",
+    "mlx",
+    "mlx-lm",
+    "numpy",
+    "onnxruntime",
+    "starlette",
+    "tokenizers",
+    "torch",
+    "uvicorn",
+)
 # Settings whose values are words or numbers of ours; all others may name what is the user's own.
 _PLAIN = re.compile(r"auto|none|mlx|onnx|torch|scripted|executorch|debug|info|warning|error")
 _ABOUT = """\

@@ -16,7 +16,7 @@ from pushkin_runtime.engines.base import DecodePlan, Engine, KVCache, Step
 from pushkin_runtime.engines.host_sampler import HostSampler
 
 # Engines whose tokens follow from the logits of `extend`, a few positions of which cost little more than one.
-VERIFYING = frozenset({"mlx", "torch"})
+VERIFYING = frozenset({"mlx", "onnx", "torch"})
 MAX_DRAFT = 12  # tokens verified at once
 MAX_NGRAM = 3  # tokens that have to be the same before a guess
 RESYNC = 16  # tokens after the last copied one in which a single equal token is enough

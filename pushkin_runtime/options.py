@@ -16,7 +16,7 @@ class RuntimeOptions:
 
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
+    max_active: generations taking turns. n_threads: CPU threads of an engine without Metal. adapters: where they
     are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
     unless the model is known to be slow (`Liveness.limit_s`). idle_unload_s: so long without a request gives the model's memory
     back until the next one, 0 never. lookup_tasks: whose answers are drafted from their prompts (`lookup.py`), which

@@ -50,7 +50,7 @@ def choose_engine(wanted: str) -> EngineChoice:
         return EngineChoice(wanted, "chosen by the configuration")
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return EngineChoice("mlx", "Apple silicon: Metal through MLX")
-    return EngineChoice("torch", "no Metal on this machine: PyTorch on the CPU")
+    return EngineChoice("onnx", "no Metal on this machine: ONNX Runtime on the CPU")
 
 
 def create_engine(choice: EngineChoice, options: EngineOptions) -> Engine:

@@ -1,4 +1,4 @@
-"""Gemma 3 in plain PyTorch: the readable reference, and the default where there is no Metal.
+"""Gemma 3 in plain PyTorch: the readable reference that the others are checked against.
 
 Small models are expanded to float32 at load, exact about a checkpoint; large quantised ones stay as they
 are and are computed in bfloat16. Parity with transformers' Gemma3ForCausalLM is tested.

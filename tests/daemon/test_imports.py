@@ -67,6 +67,14 @@ def test_a_start_with_torch_imports_neither_its_compiler_nor_another_engine(home
     assert not found & (UNASKED | {"mlx", "sympy", "torch._dynamo", "torch._inductor"})
 
 
+@pytest.mark.slow
+def test_a_start_with_onnx_imports_no_tensors_of_others(home: Path) -> None:
+    found = imported_by(home, "serve", "--json", until="ready", PUSHKIN_ENGINE="onnx")
+
+    assert "onnxruntime" in found
+    assert not found & (UNASKED - {"onnxruntime"} | TENSORS)
+
+
 @pytest.mark.parametrize(
     "arguments", [("token",), ("--help",), ("serve", "--help"), ("config", "show")]
 )
