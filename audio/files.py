@@ -1,4 +1,4 @@
-"""Recordings: any format libsndfile reads → utterances → text, in bounded memory however long they are.
+"""Recordings → utterances → text, in bounded memory however long they are.
 
 The sound is decoded a second at a time and cut at pauses, so an hour costs no more memory than a minute. Nothing is
 written to the disk.
@@ -6,23 +6,20 @@ written to the disk.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from audio.errors import AudioTooLong, AudioUnreadable
-from audio.pcm import MAX_CHANNELS, MAX_RATE, SAMPLE_RATE, Samples, to_pcm
+from audio.decoder import MAX_DURATION_S, DecodingLimits, read_file
+from audio.pcm import SAMPLE_RATE
 from audio.recognizer import Recognition
-from audio.resample import Resampler
 from audio.segmenter import Segmenter, Utterance
 from audio.session import Hearing
 from audio.silence_gate import is_echo, is_too_fast, max_tokens, without_loops
 from audio.vad import FRAME
 
-MAX_DURATION_S: Final = 4 * 3600.0
 _CONTEXT_CHARS = 2000
 
 
@@ -57,47 +54,6 @@ class Transcript:
         return " ".join(segment.text for segment in self.segments)
 
 
-def read_file(content: bytes, max_duration_s: float = MAX_DURATION_S) -> Iterator[Samples]:
-    """Yield the sound, (n,) float32 at 16 kHz mono, about a second at a time.
-
-    Raises AudioUnreadable for what is no sound or of a kind that is not read, AudioTooLong past the limit.
-    """
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(io.BytesIO(content))
-    except (soundfile.SoundFileError, TypeError, ValueError):
-        raise AudioUnreadable(
-            "the file is not sound that can be read: send wav, flac, mp3, ogg (Vorbis or Opus) or aiff; "
-            "convert m4a, mp4 and webm first (`ffmpeg -i in.m4a out.flac`)",
-            param="file",
-        ) from None
-    with file:
-        rate, n_done = int(file.samplerate), 0
-        if not 1000 <= rate <= MAX_RATE or file.channels > MAX_CHANNELS:
-            raise AudioUnreadable(
-                f"the file has {file.channels} channels at {rate} Hz; up to {MAX_CHANNELS} at "
-                f"1000 to {MAX_RATE} Hz are read",
-                param="file",
-            )
-        resampler = Resampler(rate)
-        while True:
-            try:
-                block = file.read(rate, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError:
-                raise AudioUnreadable("the file is damaged", param="file") from None
-            n_done += len(block)
-            if n_done > max_duration_s * rate:
-                raise AudioTooLong(
-                    f"the recording is longer than {max_duration_s / 3600:g} h: send it in parts",
-                    param="file",
-                )
-            mono = np.nan_to_num(block.mean(axis=1)) if len(block) else np.zeros(0, np.float32)
-            yield resampler.push(to_pcm(mono), is_last=not len(block))
-            if not len(block):
-                return
-
-
 def transcribe(
     content: bytes,
     wanted: Transcription,
@@ -126,16 +82,18 @@ def transcribe(
             segments.append(segment)
             heard(segment)
 
-    for samples in read_file(content, wanted.max_duration_s):
-        n_samples += len(samples)
-        sound = np.concatenate((rest, samples))
-        n_frames = len(sound) // FRAME
-        for i in range(n_frames):
-            frame = sound[i * FRAME : (i + 1) * FRAME]
-            take(segmenter.push(frame, voice.probability(frame)))
-        rest = sound[n_frames * FRAME :]
-        if is_cancelled():
-            break
+    limits = DecodingLimits(duration_s=wanted.max_duration_s)
+    with contextlib.closing(read_file(content, limits)) as parts:
+        for samples in parts:
+            n_samples += len(samples)
+            sound = np.concatenate((rest, samples))
+            n_frames = len(sound) // FRAME
+            for i in range(n_frames):
+                frame = sound[i * FRAME : (i + 1) * FRAME]
+                take(segmenter.push(frame, voice.probability(frame)))
+            rest = sound[n_frames * FRAME :]
+            if is_cancelled():
+                break
     if len(rest):
         frame = np.concatenate((rest, np.zeros(FRAME - len(rest), np.float32)))
         take(segmenter.push(frame, voice.probability(frame)))

@@ -32,6 +32,7 @@ _OURS = frozenset(
         "pushkin_runtime",
         "adapters",
         "quality",
+        "sandbox",
     )
 )
 _STANDARD = frozenset(

@@ -6,30 +6,23 @@ document after document. It is replaced after `documents_per_child`, and after a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import PurePath
-from typing import IO
 
 from indexer.errors import DocumentEmpty, DocumentError, DocumentParseFailed, DocumentTooLarge
 from indexer.extraction_wire import WireError, read_answer, write_request
-from indexer.extractor_child import READY
 from indexer.formats.markdown import markdown_blocks
 from indexer.formats.passages import code_point_spans
 from indexer.formats.plain import plain_blocks
 from indexer.limits import ExtractionLimits
-from indexer.sandbox import OUT_OF_MEMORY_STATUS
 from indexer.types import ExtractedText
+from sandbox.child import Child, Ending
 
 SUFFIX = re.compile(r"\.[a-z0-9]{1,10}$")
-END_TIMEOUT_S = 5.0
 
 
 def read_text(
@@ -53,7 +46,7 @@ class Extractor:
     def __init__(self, limits: ExtractionLimits | None = None) -> None:
         self._limits = limits or ExtractionLimits()
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._reader: _Reader | None = None
         self._is_closed = False
 
     def extract(self, content: bytes, *, file_name: str | None = None) -> ExtractedText:
@@ -72,15 +65,15 @@ class Extractor:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("The extractor is closed.")
-            child = self._child or _Child(limits)
-            self._child = None
+            reader = self._reader or _Reader(limits)
+            self._reader = None
             try:
-                found = child.read(content, _suffix(file_name))
+                found = reader.read(content, _suffix(file_name))
             finally:
-                if child.is_usable:
-                    self._child = child
+                if reader.is_usable:
+                    self._reader = reader
                 else:
-                    child.end()
+                    reader.end()
         if isinstance(found, DocumentError):
             raise found
         return found
@@ -88,18 +81,18 @@ class Extractor:
     def rest(self) -> None:
         """End the child and give its memory back; the next document starts another."""
         with self._lock:
-            self._end_child()
+            self._end_reader()
 
     def close(self) -> None:
         """End the child; waits for a document that is being read."""
         with self._lock:
             self._is_closed = True
-            self._end_child()
+            self._end_reader()
 
-    def _end_child(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+    def _end_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.end()
+            self._reader = None
 
 
 def _suffix(file_name: str | None) -> str:
@@ -108,112 +101,57 @@ def _suffix(file_name: str | None) -> str:
     return suffix if SUFFIX.match(suffix) else ""
 
 
-class _Child:
-    """One extractor process and its pipes. is_usable: it may be given another document."""
+class _Reader:
+    """A child, and how many documents it has read. is_usable: it may be given another."""
 
     def __init__(self, limits: ExtractionLimits) -> None:
         self._limits = limits
         self._n_read = 0
         self.is_usable = True
-        self._process = subprocess.Popen(
-            # Isolated: no PYTHONPATH, no user site, no working directory in the path; nothing in its environment.
-            [
-                sys.executable,
-                "-I",
-                "-B",
-                "-m",
-                "indexer.extractor_child",
-                json.dumps(asdict(limits)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # A parser's complaints may quote the document.
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
-        self._stdin, self._stdout = _piped(self._process.stdin), _piped(self._process.stdout)
-        self._is_ready = False
+        self._child = Child("indexer.extractor_child", json.dumps(asdict(limits)))
 
     def read(self, content: bytes, suffix: str) -> ExtractedText | DocumentError:
         """What the child found, or how it ended instead."""
-        if not self._becomes_ready():
+        self.is_usable = False
+        if not self._child.becomes_ready(self._limits.start_s):
             return DocumentParseFailed(
                 "The process that reads documents did not start; try again, then look at `pushkin doctor`."
             )
-        self.is_usable = False
-        with self._killed_after(self._limits.wall_s) as is_late:
-            try:
-                write_request(self._stdin, content, suffix)
-                answer = read_answer(self._stdout, self._limits.text_bytes)
-            except (WireError, OSError):
-                return self._diagnosis(is_late.is_set())
+        try:
+            with self._child.killed_after(self._limits.wall_s):
+                write_request(self._child.stdin, content, suffix)
+                answer = read_answer(self._child.stdout, self._limits.text_bytes)
+        except (WireError, OSError):
+            return _failure(self._child.ending(), self._limits)
         self._n_read += 1
         self.is_usable = not answer.is_last and self._n_read < self._limits.documents_per_child
         return answer.document
 
     def end(self) -> None:
-        """Close the pipes; kill what does not end by itself at once."""
-        self._process.kill()
-        for pipe in (self._stdin, self._stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT_S)
+        """End the process."""
+        self._child.end()
 
-    def _becomes_ready(self) -> bool:
-        if not self._is_ready:
-            with self._killed_after(self._limits.start_s):
-                self._is_ready = self._stdout.read(len(READY)) == READY
-            self.is_usable = self._is_ready
-        return self._is_ready
 
-    @contextlib.contextmanager
-    def _killed_after(self, seconds: float) -> Iterator[threading.Event]:
-        """Kill the process when the body takes longer; the event says that this happened."""
-        is_late = threading.Event()
-
-        def kill() -> None:
-            is_late.set()
-            self._process.kill()
-
-        timer = threading.Timer(seconds, kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield is_late
-        finally:
-            timer.cancel()
-
-    def _diagnosis(self, is_late: bool) -> DocumentError:
-        """What the document did to the process, as far as its end tells."""
-        if is_late:
+def _failure(ending: Ending, limits: ExtractionLimits) -> DocumentError:
+    """What the document did to the process that read it."""
+    match ending.cause:
+        case "late":
             return DocumentParseFailed(
-                f"Reading the document took more than {self._limits.wall_s:g} s and was stopped."
+                f"Reading the document took more than {limits.wall_s:g} s and was stopped."
             )
-        self._process.kill()
-        try:
-            status = self._process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            status = 0
-        if status == -signal.SIGXCPU:
+        case "processor_time":
             return DocumentParseFailed(
-                f"Reading the document took more than {self._limits.cpu_s} s of processor time and was stopped."
+                f"Reading the document took more than {limits.cpu_s} s of processor time and was stopped."
             )
-        if status == OUT_OF_MEMORY_STATUS:
+        case "memory":
             return DocumentTooLarge(
-                f"Reading the document takes more than {self._limits.memory_bytes:,} bytes of memory."
+                f"Reading the document takes more than {limits.memory_bytes:,} bytes of memory."
             )
-        if status < 0 and status != -signal.SIGKILL:
+        case "crash":
             return DocumentParseFailed(
-                f"The document crashed its parser ({signal.Signals(-status).name}); it is probably damaged."
+                f"The document crashed its parser ({ending.signal_name}); it is probably damaged."
             )
-        return DocumentParseFailed(
-            "The process that reads documents ended without an answer; the document is probably damaged."
-        )
-
-
-def _piped(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe
+        case "silence":
+            return DocumentParseFailed(
+                "The process that reads documents ended without an answer; the document is probably damaged."
+            )

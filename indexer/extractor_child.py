@@ -1,6 +1,6 @@
 """The process that reads documents: `python -I -m indexer.extractor_child <limits as JSON>`, started by `extract.py`.
 
-It imports all it needs, gives up everything else (`sandbox.py`), and then answers one document after the other on
+It imports all it needs, gives up everything else (`sandbox/lockdown.py`), and then answers one document after the other on
 its pipes. It ends when the pipe closes, and after any document that left it in doubt.
 """
 
@@ -18,15 +18,15 @@ from indexer.extraction_wire import Answer, read_request, write_answer
 from indexer.formats.readers import read_document
 from indexer.formats.samples import sample_documents
 from indexer.limits import ExtractionLimits
-from indexer.sandbox import (
+from sandbox.lockdown import (
     OUT_OF_MEMORY_STATUS,
+    READY,
     MemoryWatch,
     allow_processor_time,
     limit_resources,
     lock_down,
 )
 
-READY = b"\x06"
 CODECS = (
     *("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "ascii", "latin-1", "cp437"),
     *("cp737", "cp775", "cp850", "cp852", "cp855", "cp857", "cp860", "cp861", "cp862", "cp863"),
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     os.dup2(2, 1)
     _import_everything(limits)
     watch = MemoryWatch(limits.memory_bytes)
-    limit_resources(limits)
+    limit_resources(limits.memory_bytes)
     lock_down()
     answers.write(READY)
     answers.flush()
@@ -71,7 +71,7 @@ def _serve(
             return OUT_OF_MEMORY_STATUS
         if request is None:
             return 0
-        allow_processor_time(limits)
+        allow_processor_time(limits.cpu_s)
         watch.start()
         try:
             answer = _answer(*request, limits)

@@ -12,6 +12,7 @@ cumulative distribution in vocabulary order, so the same seed writes the same te
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,6 +134,25 @@ def pick(chosen: Candidates, uniform: float) -> int:
     cumulative = np.cumsum(chosen.probabilities)
     index = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
     return int(chosen.tokens[min(index, len(chosen.tokens) - 1)])
+
+
+def pick_distinct(rows: Sequence[Candidates], uniforms: FloatArray | None) -> list[int]:
+    """Return a token for each row, all different as long as a row has candidates that no earlier one took.
+
+    uniforms: one per row, in [0, 1); None takes the likeliest that is free, for greedy rows. Sampling without replacement, one row after another; for equal rows that is the distribution of Gumbel-top-k
+    (Kool et al., arXiv:1903.06059). The first row gets what `pick` gives it, and more rows change no earlier one.
+    A row without a candidate of its own is picked as if it were alone.
+    """
+    taken: list[int] = []
+    for place, row in enumerate(rows):
+        is_free = ~np.isin(row.tokens, taken)
+        free = Candidates(row.tokens[is_free], row.probabilities[is_free])
+        left = free if len(free.tokens) else row
+        if uniforms is None:
+            taken.append(int(left.tokens[left.probabilities.argmax()]))
+        else:
+            taken.append(pick(left, float(uniforms[place])))
+    return taken
 
 
 def log_softmax_at(logits: FloatArray, token: int) -> float:

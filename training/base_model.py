@@ -2,7 +2,8 @@
 
 Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–stable–decay. The
 stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint
-(and with `--end-in-steps` to end the decay sooner or later than planned).
+(and with `--end-in-steps` to end the decay sooner or later than planned). Where time is what is
+given, `--max-minutes` ends the stable phase and `--decay-minutes` plans the decay by the speed so far.
 Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
@@ -30,7 +32,7 @@ from training.fake_quant import quantized_weights
 from training.loss import RowLoss
 from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_optimizers
 from training.presets import PRESETS
-from training.progress import Metrics, plot_loss, reporting
+from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
 from training.tokenizer import TOKENIZER_FILES
 
@@ -44,6 +46,7 @@ class RunSettings:
     preset: str = "mini-cpu"
     steps: int = 0  # stop here at the latest; 0 means at the end of the decay
     decay_steps: int = 0
+    decay_minutes: float = 0.0
     end_in_steps: int = 0
     warmup_steps: int = 60
     rows_per_step: int = 8
@@ -95,11 +98,20 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
             f"or microbatch_rows {settings.microbatch_rows} is below 1"
         )
-    if settings.decay_steps and state.decay_start is None:
-        state = replace(state, decay_start=state.step, decay_steps=settings.decay_steps)
+    if (settings.decay_steps or settings.decay_minutes) and state.decay_start is None:
+        steps = settings.decay_steps or steps_in(settings.decay_minutes, settings.out)
+        state = replace(state, decay_start=state.step, decay_steps=steps)
     if settings.end_in_steps:
         state = replan_decay(state, settings.end_in_steps)
     return Trainer(settings, accelerator, model, loss, optimizers, order), state
+
+
+def steps_in(minutes: float, out: Path) -> int:
+    """Steps that fit in `minutes` at the run's median speed. Raises ValueError before the first step."""
+    seconds = [step.seconds for step in read_metrics(out)] if (out / METRICS).is_file() else []
+    if not seconds:
+        raise ValueError("--decay-minutes needs a stable phase before it, to know the speed")
+    return max(1, round(minutes * 60 / median(seconds)))
 
 
 def replan_decay(state: TrainState, steps_left: int) -> TrainState:
@@ -158,18 +170,19 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
     A call for the stable phase changes nothing once the decay has begun.
     """
     settings = trainer.settings
-    if state.decay_start is not None and not (settings.decay_steps or settings.end_in_steps):
+    decays = settings.decay_steps or settings.decay_minutes or settings.end_in_steps
+    if state.decay_start is not None and not decays:
         return state
-    last_step = settings.steps
+    last_step = settings.steps or None
     if state.decay_start is not None:
         decay_end = state.decay_start + state.decay_steps
-        last_step = min(decay_end, settings.steps or decay_end)
-    elif not last_step:
-        raise ValueError("the stable phase has no end of its own: give --steps")
+        last_step = min(decay_end, last_step or decay_end)
+    elif not last_step and not settings.max_minutes:
+        raise ValueError("the stable phase has no end of its own: give --steps or --max-minutes")
     schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
     began = time.monotonic()
     with stop_signals() as received, reporting(settings.out, last_step, state.step) as report:
-        while state.step < last_step:
+        while last_step is None or state.step < last_step:
             state, metrics = _timed_step(trainer, state, schedule.factor(state.step))
             if trainer.accelerator.is_main_process:
                 report(metrics)
@@ -241,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")
     parser.add_argument("--quantized", action="store_true", help="train through INT4 rounding")
     parser.add_argument("--max-minutes", type=float, default=0.0, help="stop and save after this")
+    parser.add_argument("--decay-minutes", type=float, default=0.0, help="decay about this long")
     rates = OptimizerSettings()
     parser.add_argument("--muon-lr", type=float, default=rates.muon_lr)
     parser.add_argument("--adam-lr", type=float, default=rates.adam_lr)

@@ -1,8 +1,9 @@
-"""Bits per character on held-out authors, against xz and PPM: `python -m training.evaluate_base`.
+"""Bits per character on held-out authors, against xz, PPM and n-grams: `python -m training.evaluate_base`.
 
 The text is fixed: passages from the middle of works of the held-out authors, half of the characters
 from each author. Every token is scored once, with at least half a window of context after the first
-window. Characters are counted, not bytes. JSON goes to stdout, or to `--out`.
+window. Characters are counted, not bytes. Loops and repetition are those of 200 tokens after openings
+from the same passages, beside what the author wrote there. JSON goes to stdout, or to `--out`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM
 
 from pushkin_runtime.control_tokens import LANGUAGES, prefix_ids
+from quality.repetition import distinct_n, loop_period
 from training.checkpoint import write_atomic
 from training.corpora import DEFAULT_DATA, Work, all_works, held_out_works
 from training.export import load_checkpoint, load_exported
+from training.kneser_ney import KneserNey, train_kneser_ney
 from training.shards import encode_text
 from training.tokenizer import load_tokenizer
 
@@ -34,6 +38,12 @@ SCORED_TAIL = 128  # the tokens whose loss is compared under different contexts
 CONTEXTS: tuple[int, ...] = (32, 128, 256, 512, 896)
 PASSAGE_CHARS = 20_000
 PPM_ORDERS: tuple[int, ...] = (4, 5, 6, 8)
+NGRAM_TOKENS = 10_000_000  # of the training rows of a language
+OPENINGS = 10  # by language; each is followed by as much of the author's text as is generated
+OPENING_TOKENS = 32
+CONTINUED_TOKENS = 200
+LOOP_PERIOD = 19
+DISTINCT = 4
 PROMPTS: dict[str, tuple[str, ...]] = {
     "en": (
         "The old house stood",
@@ -154,29 +164,80 @@ def bits_per_character(test: ModelUnderTest, texts: list[str], language: str) ->
     }
 
 
+def ngram_bits(model: KneserNey, test: ModelUnderTest, texts: list[str]) -> float:
+    """Bits per character of an n-gram model over the same pieces, all passages."""
+    nats = sum(
+        float(model.nats(np.asarray(encode_text(test.tokenizer, text), dtype=np.int64)).sum())
+        for text in texts
+    )
+    return nats / math.log(2) / sum(map(len, texts))
+
+
+def continued(
+    test: ModelUnderTest, ids: list[int], n_tokens: int, seed: int | None = None
+) -> list[int]:
+    """What follows `ids`: greedy, or with a seed at min-p 0.1, temperature 1; ends at <eos>."""
+    sampling: dict[str, Any] = {"do_sample": False}
+    if seed is not None:
+        torch.manual_seed(seed)
+        sampling = {"do_sample": True, "min_p": 0.1, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    model: Any = test.model
+    output = model.generate(torch.tensor([ids]), max_new_tokens=n_tokens, **sampling)
+    written: list[int] = output[0, len(ids) :].tolist()
+    return written
+
+
 def sample(test: ModelUnderTest, language: str, prompt: str, n_tokens: int, seed: int) -> str:
     """A continuation at min-p 0.1, temperature 1, from the control prefix and a prompt."""
     ids = test.prefix(language) + encode_text(test.tokenizer, prompt)
-    torch.manual_seed(seed)
-    model: Any = test.model
-    output = model.generate(
-        torch.tensor([ids]),
-        max_new_tokens=n_tokens,
-        do_sample=True,
-        min_p=0.1,
-        top_k=0,
-        top_p=1.0,
-        temperature=1.0,
-    )
-    return prompt + str(test.tokenizer.decode(output[0, len(ids) :].tolist()))
+    return prompt + str(test.tokenizer.decode(continued(test, ids, n_tokens, seed)))
 
 
-def evaluate(tests: list[ModelUnderTest], texts: dict[str, list[str]]) -> dict[str, Any]:
-    """All figures by language; the first model is the shipped one and also writes the samples."""
+def repetition(test: ModelUnderTest, texts: list[str], language: str) -> dict[str, Any]:
+    """Greedy loops and distinct-4 after openings spread over the passages, beside the authors' own.
+
+    greedy_loops: continuations that end in a loop of a period below 20.
+    """
+    tokens = [token for text in texts for token in encode_text(test.tokenizer, text)]
+    length = OPENING_TOKENS + CONTINUED_TOKENS
+    n_openings = min(OPENINGS, len(tokens) // length)
+    own: list[float] = []
+    human: list[float] = []
+    loops: list[int | None] = []
+    for number in range(n_openings):
+        at = number * (len(tokens) // n_openings)
+        ids = test.prefix(language) + tokens[at : at + OPENING_TOKENS]
+        human.append(distinct_n(tokens[at + OPENING_TOKENS : at + length], DISTINCT))
+        own.append(distinct_n(continued(test, ids, CONTINUED_TOKENS, seed=number), DISTINCT))
+        loops.append(loop_period(continued(test, ids, CONTINUED_TOKENS), LOOP_PERIOD))
+    n = max(1, n_openings)
+    return {
+        "openings": n_openings,
+        "greedy_loops": sum(period is not None for period in loops),
+        "periods": loops,
+        f"distinct_{DISTINCT}": sum(own) / n,
+        f"distinct_{DISTINCT}_of_the_authors": sum(human) / n,
+    }
+
+
+def evaluate(
+    tests: list[ModelUnderTest], texts: dict[str, list[str]], shards: Path | None = None
+) -> dict[str, Any]:
+    """All figures by language; the first model is the shipped one and also writes the samples.
+
+    shards: rows of training (`training.shards`) for the n-gram baseline; without it there is none.
+    """
     report: dict[str, Any] = {}
     for language, own in texts.items():
         entry: dict[str, Any] = {"characters": sum(map(len, own)), **compressed_bits(own)}
         entry["models"] = {test.name: bits_per_character(test, own, language) for test in tests}
+        if shards is not None:
+            rows = np.load(shards / f"{language}.npy", mmap_mode="r")
+            seen = rows[: NGRAM_TOKENS // rows.shape[1]].astype(np.int64).ravel()
+            ngrams = train_kneser_ney(seen, tests[0].tokenizer.get_vocab_size())
+            entry["kneser_ney_5"] = ngram_bits(ngrams, tests[0], own)
+            entry["kneser_ney_tokens"] = len(seen)
+        entry["repetition"] = repetition(tests[0], own, language)
         entry["nats_by_context"] = loss_by_context(tests[0], own, language)
         best = entry["models"][tests[0].name]["bits_per_character"]
         entry["below_xz"] = 1 - best / entry["xz_9e"]
@@ -195,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="the float checkpoint it was made from")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     parser.add_argument("--cache", type=Path, required=True, help="where archives are unpacked")
+    parser.add_argument("--shards", type=Path, help="training rows, for the n-gram baseline")
     parser.add_argument("--characters", type=int, default=160_000, help="per language")
     parser.add_argument("--out", type=Path, help="write the JSON here")
     args = parser.parse_args(argv)
@@ -207,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         language: passages(held_out_works(works, language), args.characters)
         for language in LANGUAGES
     }
-    text = json.dumps(evaluate(tests, texts), indent=2, ensure_ascii=False)
+    text = json.dumps(evaluate(tests, texts, args.shards), indent=2, ensure_ascii=False)
     if args.out is None:
         print(text)
     else:

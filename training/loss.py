@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK = 512
+CHUNK = 512  # rows of logits that fit a CPU's cache
+GPU_CHUNK = 16_384  # half a gigabyte of bfloat16 logits; small ones would only launch kernels
 ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -44,9 +45,10 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         by_hidden = torch.empty_like(states)
         by_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        rows = CHUNK if device == "cpu" else GPU_CHUNK
         with torch.autocast(device, enabled=False):
-            for start in range(0, len(states), CHUNK):
-                part = slice(start, start + CHUNK)
+            for start in range(0, len(states), rows):
+                part = slice(start, start + rows)
                 loss, gradient = chunk_fn(F.linear(states[part], head), targets[part])
                 total += loss
                 by_hidden[part] = gradient @ head

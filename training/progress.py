@@ -13,6 +13,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+METRICS = "metrics.jsonl"
 _PLAIN_EVERY_S = 20.0
 
 
@@ -36,8 +37,11 @@ class Reporter(Protocol):
 
 
 @contextmanager
-def reporting(out: Path, total_steps: int, first_step: int) -> Iterator[Reporter]:
-    """Append to `out/metrics.jsonl` and show progress on stderr until the block ends."""
+def reporting(out: Path, total_steps: int | None, first_step: int) -> Iterator[Reporter]:
+    """Append to `out/metrics.jsonl` and show progress on stderr until the block ends.
+
+    total_steps: None where time ends the run.
+    """
     out.mkdir(parents=True, exist_ok=True)
     bar = Progress(
         TextColumn("step {task.completed}/{task.total}"),
@@ -49,7 +53,7 @@ def reporting(out: Path, total_steps: int, first_step: int) -> Iterator[Reporter
     )
     task = bar.add_task("", total=total_steps, completed=first_step, text="")
     shown = 0.0
-    with (out / "metrics.jsonl").open("a", encoding="utf-8") as log, bar:
+    with (out / METRICS).open("a", encoding="utf-8") as log, bar:
 
         def report(metrics: Metrics) -> None:
             nonlocal shown
@@ -60,17 +64,22 @@ def reporting(out: Path, total_steps: int, first_step: int) -> Iterator[Reporter
             now = time.monotonic()
             if bar.disable and (now - shown > _PLAIN_EVERY_S or metrics.step == total_steps):
                 shown = now
-                left_s = (total_steps - metrics.step) * metrics.seconds
-                line = f"step {metrics.step}/{total_steps} {text} · {left_s / 60:.0f} min left"
-                print(line, file=sys.stderr, flush=True)
+                print(_plain(metrics, total_steps, text), file=sys.stderr, flush=True)
 
         yield report
+
+
+def _plain(metrics: Metrics, total_steps: int | None, text: str) -> str:
+    if total_steps is None:
+        return f"step {metrics.step} {text}"
+    left_s = (total_steps - metrics.step) * metrics.seconds
+    return f"step {metrics.step}/{total_steps} {text} · {left_s / 60:.0f} min left"
 
 
 def read_metrics(out: Path) -> list[Metrics]:
     """The metrics of a run; of steps done twice (after a crash) the last one counts."""
     by_step: dict[int, Metrics] = {}
-    for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (out / METRICS).read_text(encoding="utf-8").splitlines():
         metrics = Metrics(**json.loads(line))
         by_step[metrics.step] = metrics
     return [by_step[step] for step in sorted(by_step)]

@@ -30,7 +30,7 @@ _FORM: dict[str, Any] = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": "wav, flac, mp3, ogg (Vorbis, Opus) or aiff; 25 MiB, 4 h.",
+            "description": "wav, flac, mp3, ogg (Vorbis, Opus), aiff, m4a, mp4 or webm; 25 MiB, 4 h.",
         },
         "model": {"type": "string", "description": "Any name: there is one speech model."},
         "language": {"type": "string", "example": "ru"},

@@ -121,11 +121,13 @@ class Step:
 class DecodePlan:
     """What to decode after a cache.
 
-    last_token: the prompt's last token, not yet in the cache. n_rows: alternatives, decoded as a batch.
+    last_token: the prompt's last token, not yet in the cache. first_logits: (vocab_size,) raw logits after it; if
+    given, the cache holds that token too and the first step chooses from them without running the model.
+    n_rows: alternatives, decoded as a batch.
     recent: tokens the penalties count as seen. first_allowed: if not None, the only tokens
     the first step may choose. banned: tokens never chosen. logit_bias: (token, what is added to its raw logit).
     n_probs: alternatives told with each token, before the samplers or (post_sampling_probs) after.
-    Greedy rows all start alike.
+    distinct_first: rows begin with different tokens (`sampling.pick_distinct`); else greedy rows all start alike.
     """
 
     last_token: int
@@ -138,6 +140,8 @@ class DecodePlan:
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_probs: int = 0
     post_sampling_probs: bool = False
+    first_logits: NDArray[np.float32] | None = None
+    distinct_first: bool = False
 
 
 class Decoder(Protocol):
@@ -147,8 +151,8 @@ class Decoder(Protocol):
         """Feed the last tokens, return the next ones. Raises EngineFailed."""
 
     def close(self) -> None:
-        """Wait for work in flight; the cache then holds what it held at the start plus one position per
-        step (the prompt's last token and every returned token but the last), and may be reused."""
+        """Wait for work in flight; the cache then holds the prompt and every returned token but the last
+        (before the first step: what it held at the start), and may be reused."""
 
 
 class Engine(Protocol):
@@ -180,6 +184,13 @@ class Engine(Protocol):
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         """Append `segment` to a one-row cache. Splitting a segment over calls gives the same cache up to
         rounding. Raises EngineFailed; the cache then holds what it held before."""
+
+    def extend(
+        self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        """Append one token or more as `prefill` does, and return (n_logits, vocab_size) raw logits of the last
+        positions, the last row after the last token: one pass over the model, the head at those positions only.
+        The array is the caller's. Raises as `prefill`."""
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> KVCache:
         """Return a copy of the first `n_tokens` of a one-row cache, repeated to `n_rows`, under the same

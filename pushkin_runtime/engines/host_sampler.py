@@ -6,6 +6,7 @@ The torch engine samples with it always, an engine with a sampler on the device 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pushkin_runtime.sampling import (
     candidates,
     log_softmax_at,
     pick,
+    pick_distinct,
     sampled_logprob,
     token_logprob,
 )
@@ -39,22 +41,37 @@ class HostSampler:
         self._bias = np.array([bias for _, bias in plan.logit_bias], np.float32)
         self._biased = np.array([token for token, _ in plan.logit_bias], np.int64)
 
+    def first(self) -> Step | None:
+        """The first step, from `plan.first_logits`; None without them, or when it has been taken."""
+        first = self._plan.first_logits
+        if first is None or not self._is_first:
+            return None
+        return self.step(np.broadcast_to(first, (self._plan.n_rows, len(first))))
+
     def step(self, raw: FloatArray) -> Step:
         """Choose a token for each row of raw logits (n_rows, vocab_size).
 
         Raises EngineFailed when biases and bans leave no token.
         """
-        params = self._plan.sampling
+        params, is_greedy = self._plan.sampling, self._plan.sampling.temperature <= 0
+        is_distinct = self._is_first and self._plan.distinct_first
+        if is_distinct and is_greedy:
+            params = replace(params, temperature=1.0)  # it is the filtered ones that are ranked
         uniforms = self._uniforms.next()
         chances = np.zeros(len(raw)) if self._chances is None else self._chances.next()
-        tokens, logprobs, details = [], [], []
-        for row, logits in enumerate(raw):
-            left = candidates(self._adjusted(logits), params, self._seen(row), float(chances[row]))
-            token = pick(left, float(uniforms[row]))
-            tokens.append(token)
+        left = [
+            candidates(self._adjusted(logits), params, self._seen(row), float(chances[row]))
+            for row, logits in enumerate(raw)
+        ]
+        if is_distinct:
+            tokens = pick_distinct(left, None if is_greedy else uniforms)
+        else:
+            tokens = [pick(left[row], float(uniforms[row])) for row in range(len(raw))]
+        logprobs, details = [], []
+        for row, (logits, token) in enumerate(zip(raw, tokens, strict=True)):
             logprobs.append(log_softmax_at(logits, token))
             if self._plan.n_probs:
-                details.append(self._detail(logits, left, token))
+                details.append(self._detail(logits, left[row], token))
             if self._is_penalizing:
                 self._history[row].append(token)
         self._is_first = False

@@ -40,6 +40,8 @@ def is_on_device(plan: DecodePlan) -> bool:
     """Whether the on-device sampler can do everything `plan` asks for."""
     params = plan.sampling
     stages = active_stages(params)
+    if plan.distinct_first and plan.first_logits is None:
+        return False
     if plan.logit_bias or plan.n_probs or not ON_DEVICE.issuperset(stages):
         return False
     if "penalties" in stages:
@@ -62,11 +64,22 @@ class MlxDecoder:
         self._banned = None if plan.banned is None else _member_mask(plan.banned, vocab_size)
         self._n_returned = 0
         self._start = cache.n_tokens
+        self._first = HostSampler(plan).first()
         with translated():
-            first = mx.array([plan.last_token] * plan.n_rows)
-            self._ahead = self._launch(first, plan.first_allowed)
+            if self._first is None:
+                last = mx.array([plan.last_token] * plan.n_rows)
+                self._ahead = self._launch(last, plan.first_allowed)
+            else:  # what the host has chosen costs no pass, and the next one is on its way
+                self._uniforms.next()
+                chosen = mx.array(self._first.tokens)
+                self._see(chosen)
+                self._ahead = self._launch(chosen, None)
 
     def step(self) -> Step:
+        if self._first is not None:
+            step, self._first = self._first, None
+            self._n_returned += 1
+            return step
         with translated():
             tokens, logprobs = self._ahead
             if self._cache.n_tokens < self._engine.info.context_length:
@@ -78,7 +91,8 @@ class MlxDecoder:
     def close(self) -> None:
         with translated():
             mx.eval(self._ahead)
-        self._cache.cut(self._start + self._n_returned)
+        n_fed = self._n_returned - (self._plan.first_logits is not None)
+        self._cache.cut(self._start + max(0, n_fed))
 
     def _launch(
         self, tokens: mx.array, allowed: NDArray[np.int64] | None
@@ -99,10 +113,13 @@ class MlxDecoder:
         logprobs = mx.take_along_axis(raw, chosen[:, None], axis=-1)[:, 0] - mx.logsumexp(
             raw, axis=-1
         )
-        if params.repetition_penalty != 1.0:
-            self._seen = self._seen | (mx.arange(raw.shape[-1])[None] == chosen[:, None])
+        self._see(chosen)
         mx.async_eval(chosen, logprobs)
         return chosen, logprobs
+
+    def _see(self, chosen: mx.array) -> None:
+        if self._plan.sampling.repetition_penalty != 1.0:
+            self._seen = self._seen | (mx.arange(self._seen.shape[-1])[None] == chosen[:, None])
 
 
 class MlxHostDecoder:
@@ -114,11 +131,14 @@ class MlxHostDecoder:
         self._next = [plan.last_token] * plan.n_rows
 
     def step(self) -> Step:
-        with translated():
-            logits = np.array(self._engine.next_logits(self._cache, mx.array(self._next)))
-        step = self._sampler.step(logits)
+        step = self._sampler.first() or self._computed()
         self._next = list(step.tokens)
         return step
+
+    def _computed(self) -> Step:
+        with translated():
+            logits = np.array(self._engine.next_logits(self._cache, mx.array(self._next)))
+        return self._sampler.step(logits)
 
     def close(self) -> None:
         """Nothing is in flight."""

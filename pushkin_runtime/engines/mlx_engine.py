@@ -92,6 +92,22 @@ class MlxEngine:
             cache.cut(n_before)
             raise
 
+    def extend(
+        self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        assert isinstance(cache, MlxKVCache)
+        n_before = cache.n_tokens
+        self._check_room(n_before + len(tokens))
+        try:
+            with translated(), self._slot.applied(cache.lora):
+                hidden = self._model.model(mx.array([list(tokens)]), cache.layers)
+                out = self._head(hidden[0, -n_logits:]).astype(mx.float32)
+                mx.eval(out, cache.arrays())
+        except EngineFailed:
+            cache.cut(n_before)
+            raise
+        return np.array(out)
+
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> MlxKVCache:
         assert isinstance(cache, MlxKVCache)
         copy = MlxKVCache(self._config, n_rows, cache.lora)
@@ -138,6 +154,11 @@ class MlxEngine:
         with self._slot.applied(cache.lora):
             logits: mx.array = self._model(tokens[:, None], cache.layers)[:, -1]
         return logits.astype(mx.float32)
+
+    def _head(self, hidden: mx.array) -> mx.array:
+        if self._config.tied_embeddings:
+            return self._model.model.embed_tokens.as_linear(hidden)
+        return self._model.lm_head(hidden)
 
     def _check_room(self, n_tokens: int) -> None:
         if n_tokens > self._limit:

@@ -18,7 +18,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from adapters.composition import Composition
 from adapters.format import TARGETS, BaseModel
-from pushkin_runtime.engines.base import DecodePlan, EngineOptions, KVCache, Lora, Segment, Step
+from pushkin_runtime.engines.base import (
+    DecodePlan,
+    EngineOptions,
+    KVCache,
+    Lora,
+    Segment,
+    Step,
+    Tokens,
+)
 from pushkin_runtime.engines.lora import check_factors, check_places
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.tokenizer import TextTokenizer
@@ -142,6 +150,12 @@ class ScriptedEngine:
         self.n_prefills += 1
         cache.read(len(segment))
 
+    def extend(
+        self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        self.prefill(cache, Tokens(tuple(tokens)))
+        return self.logits(cache, tokens[-n_logits:])
+
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> ScriptedCache:
         assert isinstance(cache, ScriptedCache)
         return ScriptedCache(n_tokens, cache.lora, cache.readers[:n_tokens])
@@ -192,7 +206,8 @@ class ScriptedDecoder:
         rows = range(self._plan.n_rows)
         tokens = tuple(self._token(self._texts[r % len(self._texts)]) for r in rows)
         self._at += 1
-        self._cache.read(1)
+        if self._at > 1 or self._plan.first_logits is None:
+            self._cache.read(1)
         details = tuple(self._detail(token) for token in tokens) if self._plan.n_probs else ()
         return Step(tokens, (-1.0,) * len(tokens), details)
 

@@ -132,6 +132,13 @@ class TorchEngine:
             x = self._embed(torch.tensor([segment.ids]))
         self._forward(cache, x)
 
+    def extend(
+        self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        assert isinstance(cache, TorchKVCache)
+        hidden = self._forward(cache, self._embed(torch.tensor([list(tokens)])))
+        return self._head(hidden[0, -n_logits:])
+
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> TorchKVCache:
         assert isinstance(cache, TorchKVCache)
         copy = TorchKVCache(self._config, self._dtype, n_rows, cache.lora)
@@ -263,7 +270,9 @@ class TorchDecoder:
         self._next = [plan.last_token] * plan.n_rows
 
     def step(self) -> Step:
-        step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
+        step = self._sampler.first()
+        if step is None:
+            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
         self._next = list(step.tokens)
         return step
 

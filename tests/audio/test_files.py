@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio.decoder import DecodingLimits, read_file
 from audio.errors import AudioTooLong, AudioUnreadable
-from audio.files import Transcription, read_file, transcribe
+from audio.files import Transcription, transcribe
 from audio.oracle import OracleRecognizer, TimedWord
 from audio.pcm import SAMPLE_RATE, to_samples
 from audio.session import Hearing
@@ -38,7 +39,7 @@ def test_a_small_file_that_unpacks_to_hours_is_stopped_at_the_limit() -> None:
     assert len(content) < 20_000
     n_read = 0
     with pytest.raises(AudioTooLong):  # noqa: PT012 - how far it came is the claim
-        for part in read_file(content, max_duration_s=60):
+        for part in read_file(content, DecodingLimits(duration_s=60)):
             n_read += len(part)
 
     assert n_read <= 60 * SAMPLE_RATE

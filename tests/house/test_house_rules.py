@@ -21,6 +21,7 @@ PACKAGES = [
     "indexer",
     "pushkin_runtime",
     "quality",
+    "sandbox",
     "training",
     "usage",
 ]

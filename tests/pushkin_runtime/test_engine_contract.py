@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, Step, Tokens
+from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, KVCache, Step, Tokens
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.sampler_stages import LLAMA_ORDER
+from pushkin_runtime.sampling import FloatArray
 from pushkin_runtime.types import SamplingParams
 
 TOLERANCE = 2e-5  # float32, logits of a few units
@@ -285,3 +287,101 @@ def test_banning_every_token_is_an_error(engine: Engine) -> None:
 
     with pytest.raises(EngineFailed, match="logit_bias"):
         decoded(engine, 1, sampling=GREEDY, logit_bias=everything)
+
+
+def after_prompt(engine: Engine, tokens: tuple[int, ...]) -> tuple[KVCache, FloatArray]:
+    """A cache with the whole prompt, and the logits at its end."""
+    cache = engine.new_cache()
+    engine.prefill(cache, Tokens(tokens[:20]))
+    [last] = engine.extend(cache, tokens[20:], n_logits=1)
+    return cache, last
+
+
+def test_extend_reads_as_prefill_does_and_tells_the_last_logits(engine: Engine) -> None:
+    tokens = prompt(50)
+    cache, fresh = engine.new_cache(), engine.new_cache()
+    engine.prefill(cache, Tokens(tokens[:20]))
+    told = engine.extend(cache, tokens[20:], n_logits=7)
+    engine.prefill(fresh, Tokens(tokens))
+
+    assert cache.n_tokens == 50
+    assert told.dtype == np.float32
+    np.testing.assert_allclose(told, engine.logits(engine.new_cache(), tokens)[-7:], atol=TOLERANCE)
+    np.testing.assert_allclose(
+        engine.logits(cache, prompt(4)), engine.logits(fresh, prompt(4)), atol=TOLERANCE
+    )
+    with pytest.raises(EngineFailed, match="context of 512"):
+        engine.extend(cache, prompt(500), n_logits=1)
+    assert cache.n_tokens == 50
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        SamplingParams(min_p=0.05),
+        SamplingParams(min_p=0.05, repetition_penalty=1.5),
+        SamplingParams(samplers=LLAMA_ORDER, xtc_probability=0.5, xtc_threshold=0.05),
+    ],
+)
+@pytest.mark.parametrize("n_steps", [0, 1, 2, 30])
+def test_known_first_logits_change_no_token(
+    engine: Engine, sampling: SamplingParams, n_steps: int
+) -> None:
+    tokens = prompt(30)
+    allowed = np.arange(40, 400)
+    plan = DecodePlan(
+        last_token=tokens[-1],
+        n_rows=1,
+        seed=11,
+        recent=tokens,
+        sampling=sampling,
+        first_allowed=allowed,
+    )
+    plain, (cache, last) = engine.new_cache(), after_prompt(engine, tokens)
+    engine.prefill(plain, Tokens(tokens[:-1]))
+    expected = engine.decode(plain, plan)
+    known = engine.decode(cache, replace(plan, first_logits=last))
+    texts = [[d.step() for _ in range(n_steps)] for d in (expected, known)]
+    known.close()
+
+    assert [s.tokens for s in texts[0]] == [s.tokens for s in texts[1]]
+    np.testing.assert_allclose(
+        [s.logprobs for s in texts[0]], [s.logprobs for s in texts[1]], atol=1e-4
+    )
+    out = [s.tokens[0] for s in texts[1]]
+    assert cache.n_tokens == len(tokens) + max(0, n_steps - 1)  # the prompt, and all but the last
+    np.testing.assert_allclose(
+        engine.logits(cache, prompt(3)),
+        engine.logits(engine.new_cache(), [*tokens, *out[:-1], *prompt(3)])[-3:],
+        atol=TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_distinct_rows_begin_with_different_tokens(
+    engine: Engine, is_known: bool, temperature: float
+) -> None:
+    tokens = prompt(30)
+    cache, last = after_prompt(engine, tokens)
+    sampling = SamplingParams(temperature=temperature, min_p=0.01)
+    plan = DecodePlan(
+        last_token=tokens[-1], n_rows=5, seed=3, sampling=sampling, distinct_first=True
+    )
+    alone = replace(plan, n_rows=1, distinct_first=False)
+
+    def begun(plan: DecodePlan, n_steps: int) -> list[tuple[int, ...]]:
+        n_held = len(tokens) - (not is_known)
+        rows = engine.fork(cache, n_tokens=n_held, n_rows=plan.n_rows)
+        decoder = engine.decode(rows, replace(plan, first_logits=last if is_known else None))
+        steps = [decoder.step().tokens for _ in range(n_steps)]
+        decoder.close()
+        return steps
+
+    together, single = begun(plan, 6), begun(alone, 6)
+    assert len(set(together[0])) == 5
+    assert [row[0] for row in together] == [row[0] for row in single]
+    assert begun(plan, 6) == together
+    if temperature == 0:
+        assert list(together[0]) == np.argsort(-last, kind="stable")[:5].tolist()

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.sampling import (
     TASK_SAMPLING,
+    Candidates,
     Uniforms,
     candidates,
     log_softmax_at,
     pick,
+    pick_distinct,
     resolve,
 )
 from pushkin_runtime.types import SamplingOverrides, SamplingParams
@@ -222,3 +224,27 @@ def test_defaults_by_task_and_what_moves_them() -> None:
     assert all(params.temperature == 1.0 for params in written)
     assert (min_p("continue", 0.4), min_p("continue", 0.01)) == (0.15, 0.05)
     assert min_p("continue", 0.12, min_p=0.3) == 0.3
+
+
+def test_distinct_picks_are_sampling_without_replacement() -> None:
+    """Pairs come as often as the formula p(i) * p(j) / (1 - p(i)) says: chi-squared with 11 degrees of freedom."""
+    probabilities = np.array([0.45, 0.3, 0.2, 0.05])
+    row = Candidates(np.arange(4), probabilities)
+    n, uniforms = 20_000, Uniforms(5, 2)
+    counts = np.zeros((4, 4))
+    for _ in range(n):
+        first, second = pick_distinct([row, row], uniforms.next())
+        counts[first, second] += 1
+    expected = n * np.outer(probabilities, probabilities) / (1 - probabilities)[:, None]
+    is_pair = ~np.eye(4, dtype=bool)
+    chi_squared = ((counts - expected)[is_pair] ** 2 / expected[is_pair]).sum()
+
+    assert counts.diagonal().sum() == 0
+    assert chi_squared < 31.3  # the 0.1 % point
+
+
+def test_more_rows_than_candidates_are_picked_as_if_alone() -> None:
+    row = Candidates(np.array([3, 8]), np.array([0.5, 0.5]))
+    tokens = pick_distinct([row] * 4, np.array([0.1, 0.9, 0.2, 0.8], np.float32))
+
+    assert tokens == [3, 8, 3, 8]

@@ -5,23 +5,29 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM
 
+from training import evaluate_base
 from training.corpora import Work
 from training.evaluate_base import (
     CONTEXTS,
+    CONTINUED_TOKENS,
     ModelUnderTest,
     bits_per_character,
     compressed_bits,
     loss_by_context,
+    ngram_bits,
     passages,
+    repetition,
     sample,
     total_nats,
 )
+from training.kneser_ney import train_kneser_ney
 from training.presets import PRESETS
 from training.shards import encode_text
 
@@ -94,3 +100,24 @@ def test_samples_begin_with_the_prompt_and_repeat_with_the_seed(
     first, second = (sample(under_test, "ru", "Старый дом", 12, seed=4) for _ in range(2))
     assert first == second
     assert first.startswith("Старый дом")
+
+
+def test_a_model_that_says_one_word_is_a_loop(
+    under_test: ModelUnderTest, english: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_base, "OPENINGS", 2)
+    figures = repetition(under_test, [english], "en")
+    assert figures["openings"] == 2
+    assert figures["distinct_4_of_the_authors"] > 0.9
+    monkeypatch.setattr(evaluate_base, "continued", lambda *_, **__: [7] * CONTINUED_TOKENS)
+    figures = repetition(under_test, [english], "en")
+    assert figures["periods"] == [1] * 2
+    assert figures["greedy_loops"] == 2
+    assert figures["distinct_4"] == pytest.approx(1 / (CONTINUED_TOKENS - 3))
+
+
+def test_n_grams_of_the_same_text_beat_chance(under_test: ModelUnderTest, english: str) -> None:
+    tokens = np.asarray(encode_text(under_test.tokenizer, english), dtype=np.int64)
+    bits = ngram_bits(train_kneser_ney(tokens, 512), under_test, [english])
+    uniform = 9 * len(tokens) / len(english)
+    assert 0 < bits < uniform / 3

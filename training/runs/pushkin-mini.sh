@@ -49,4 +49,4 @@ train --decay-steps "$decay_steps" --microbatch-rows 4 --seq-len 1024 --quantize
 last=$run/run/$(cat "$run/run/latest")
 "$python" -m training.export --checkpoint "$last" --out models/pushkin-mini
 "$python" -m training.evaluate_base --model models/pushkin-mini --checkpoint "$last" \
-  --data "$data" --cache "$cache" --out "$run/evaluation.json"
+  --data "$data" --cache "$cache" --shards "$run/shards" --out "$run/evaluation.json"

@@ -1,7 +1,7 @@
-"""What an extractor child gives up before it sees a document.
+"""What a child process gives up before it sees a stranger's file.
 
 Everywhere: processor time, memory, core dumps, files it may write, new processes; in Python, sockets, processes and
-files by an audit hook. On Linux a seccomp filter says the same to native code: PDFium and libxml2 can open nothing.
+files by an audit hook. On Linux a seccomp filter says the same to native code: PDFium, libxml2, libsndfile and FFmpeg can open nothing.
 On macOS the system sandbox does, where `RLIMIT_AS` is not honoured and a thread watches the resident size instead.
 """
 
@@ -16,8 +16,7 @@ import sys
 import threading
 import time
 
-from indexer.limits import ExtractionLimits
-
+READY = b"\x06"
 MAX_OPEN_FILES = 16
 OUT_OF_MEMORY_STATUS = 77
 WATCH_INTERVAL_S = 0.05
@@ -59,19 +58,19 @@ accept4 sendmmsg process_vm_readv process_vm_writev memfd_create execveat pidfd_
 unlink rename mkdir unlinkat renameat renameat2 mkdirat, as far as the machine has them."""
 
 
-def limit_resources(limits: ExtractionLimits) -> None:
-    """Bounds that hold for the whole life of the process; the processor's are per document."""
+def limit_resources(memory_bytes: int) -> None:
+    """Bounds that hold for the whole life of the process; the processor's are set as work comes."""
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_FSIZE, 0)
     _set_limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
     if sys.platform != "darwin":
-        _set_limit(resource.RLIMIT_AS, limits.memory_bytes)
+        _set_limit(resource.RLIMIT_AS, memory_bytes)
 
 
-def allow_processor_time(limits: ExtractionLimits) -> None:
+def allow_processor_time(cpu_s: int) -> None:
     """`cpu_s` more from now on; SIGXCPU ends the process after that."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime) + limits.cpu_s + 1
+    soft = int(used.ru_utime + used.ru_stime) + cpu_s + 1
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if hard == resource.RLIM_INFINITY or soft <= hard:
         resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
@@ -85,7 +84,7 @@ def _set_limit(which: int, value: int) -> None:
 
 
 class MemoryWatch:
-    """A thread that ends the process when its resident size passes the limit, while a document is being read.
+    """A thread that ends the process when its resident size passes the limit, while a file is being read.
 
     Linux counts the largest size of the process that forked this one as ours (`ru_maxrss` outlives exec): what a
     daemon with a large model had is taken as where we begin, and `RLIMIT_AS` bounds what it hides.
@@ -97,7 +96,7 @@ class MemoryWatch:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def start(self) -> None:
-        """A document is being read."""
+        """A file is being read."""
         self._reading.set()
 
     def stop(self) -> None:
@@ -130,7 +129,7 @@ def lock_down() -> None:
 
 def _refuse(event: str, _: object) -> None:
     if event.startswith(FORBIDDEN_EVENTS):
-        raise PermissionError(f"{event} is refused in an extractor child")
+        raise PermissionError(f"{event} is refused in a locked-down child")
 
 
 def _no_new_processes() -> None:

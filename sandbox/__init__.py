@@ -1,0 +1,1 @@
+"""Child processes that read strangers' files: locked down before they begin, killed when they take too much."""
