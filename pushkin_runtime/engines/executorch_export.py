@@ -29,17 +29,12 @@ MAX_RANK = 1024
 def export_program(
     parts: Parts, digest: str, lora_dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Any:
-    """Return the program of a checkpoint, to be written with `write_to_file`.
+    """Return the program of a checkpoint, to be written with `write_program`.
 
     digest: of the checkpoint. Takes seconds a layer and several times the weights' memory.
     """
     with _quiet():
-        import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401, PLC0415 - registers the attention
-        from executorch.backends.xnnpack.partition.config import (
-            ALL_PARTITIONER_CONFIGS,
-            generic_node_configs,
-        )
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401 - registers the attention
         from executorch.exir import (
             EdgeCompileConfig,
             ExecutorchBackendConfig,
@@ -47,18 +42,15 @@ def export_program(
         )
         from executorch.exir.passes import MemoryPlanningPass
 
-        # XNNPACK's are approximations, which shows at large angles.
-        not_delegated = (generic_node_configs.CosConfig, generic_node_configs.SinConfig)
-        configs = [kind for kind in ALL_PARTITIONER_CONFIGS if kind not in not_delegated]
+        from pushkin_runtime.engines.executorch_partition import partitioner
+
         edge = to_edge_transform_and_lower(
             {
                 "forward": _export_body(parts, lora_dtype, kv_dtype),
                 "head": _export_head(parts),
             },
-            partitioner=[XnnpackPartitioner(configs=configs)],
-            compile_config=EdgeCompileConfig(
-                _check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default]
-            ),
+            partitioner=[partitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
             constant_methods={"format": FORMAT, "digest": digest},
         )
         _write_through(edge.exported_program("forward"))

@@ -17,6 +17,7 @@ from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
+    "executorch": "pushkin_runtime.engines.executorch_engine:ExecutorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
 
