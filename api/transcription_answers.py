@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal
 
+from api.errors import ApiError
 from api.json_text import json_bytes
 from audio.files import Segment, Transcript
 
+Granularity = Literal["segment", "word"]
+SEGMENTS: frozenset[Granularity] = frozenset(("segment",))
 ResponseFormat = Literal["json", "text", "srt", "vtt", "verbose_json"]
 
 _MEDIA_TYPES: dict[ResponseFormat, str] = {
@@ -25,8 +28,13 @@ def media_type(form: ResponseFormat) -> str:
     return _MEDIA_TYPES[form]
 
 
-def rendered(transcript: Transcript, form: ResponseFormat, language: str | None) -> bytes:
-    """The body of the answer."""
+def rendered(
+    transcript: Transcript,
+    form: ResponseFormat,
+    language: str | None,
+    granularities: Collection[Granularity] = SEGMENTS,
+) -> bytes:
+    """The body of the answer. Raises ApiError for words that have no times."""
     render = _RENDERERS.get(form)
     if render is not None:
         return render(transcript.segments).encode()
@@ -37,8 +45,11 @@ def rendered(transcript: Transcript, form: ResponseFormat, language: str | None)
             "language": _LANGUAGES.get(language or "", language or "unknown"),
             "duration": round(transcript.duration_s, 3),
             **body,
-            "segments": [_verbose(i, segment) for i, segment in enumerate(transcript.segments)],
         }
+        if "word" in granularities:
+            body["words"] = [word for segment in transcript.segments for word in _words(segment)]
+        if "segment" in granularities:
+            body["segments"] = [_verbose(i, s) for i, s in enumerate(transcript.segments)]
     return json_bytes(body)
 
 
@@ -76,6 +87,19 @@ def _verbose(number: int, segment: Segment) -> dict[str, Any]:
         "compression_ratio": 0.0,
         "no_speech_prob": 0.0,
     }
+
+
+def _words(segment: Segment) -> list[dict[str, Any]]:
+    if segment.words is None:
+        raise ApiError(
+            "invalid_value",
+            "`timestamp_granularities[]` must be `segment`: this speech model does not time single words",
+            param="timestamp_granularities[]",
+        )
+    return [
+        {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+        for word in segment.words
+    ]
 
 
 def _text(segments: Iterable[Segment]) -> str:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from api.errors import ApiError
 from api.json_text import printable
-from api.transcription_answers import ResponseFormat
+from api.transcription_answers import SEGMENTS, Granularity, ResponseFormat
 from api.uploads import read_form
 from audio.files import Transcription
 
@@ -32,6 +32,7 @@ class TranscriptionForm:
     prompt: str
     response_format: ResponseFormat
     stream: bool
+    granularities: frozenset[Granularity] = SEGMENTS
 
     def wanted(self) -> Transcription:
         """The order for recognition."""
@@ -68,12 +69,6 @@ async def _checked(form: FormData) -> TranscriptionForm:
         )
     if not form.get("model"):
         raise ApiError("missing_field", "`model` is required; any name will do", param="model")
-    if "word" in form.getlist("timestamp_granularities[]"):
-        raise ApiError(
-            "invalid_value",
-            "`timestamp_granularities[]` must be `segment`: single words are not timed",
-            param="timestamp_granularities[]",
-        )
     _check_temperature(_text(form, "temperature"))
     response_format = _text(form, "response_format") or "json"
     if response_format not in get_args(ResponseFormat):
@@ -90,6 +85,7 @@ async def _checked(form: FormData) -> TranscriptionForm:
         prompt=_text(form, "prompt")[-MAX_PROMPT_CHARS:],
         response_format=cast("ResponseFormat", response_format),
         stream=_stream(_text(form, "stream")),
+        granularities=_granularities(form, response_format),
     )
 
 
@@ -106,6 +102,23 @@ def _language(text: str) -> str | None:
             "invalid_value", "`language` must be a code such as en or ru", param="language"
         )
     return text.lower()
+
+
+def _granularities(form: FormData, response_format: str) -> frozenset[Granularity]:
+    found = form.getlist("timestamp_granularities[]") or ["segment"]
+    if not set(found) <= set(get_args(Granularity)):
+        raise ApiError(
+            "invalid_value",
+            f"`timestamp_granularities[]` must be of {', '.join(get_args(Granularity))}",
+            param="timestamp_granularities[]",
+        )
+    if "word" in found and response_format != "verbose_json":
+        raise ApiError(
+            "invalid_value",
+            "words are timed in `verbose_json` alone: set `response_format`",
+            param="timestamp_granularities[]",
+        )
+    return frozenset(cast("list[Granularity]", found))
 
 
 def _stream(text: str) -> bool:

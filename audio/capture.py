@@ -69,7 +69,7 @@ class _Stream:
 
 
 class Microphone:
-    """Records one device into `ring`, at `form.rate`, until `close`."""
+    """Records one device into `ring`, at `form.rate`, until `close`. is_deaf: silence is recorded in place of what comes."""
 
     def __init__(self, options: CaptureOptions, hooks: CaptureHooks) -> None:
         """Choose the device and its rate; nothing is opened yet. Raises AudioError."""
@@ -79,6 +79,7 @@ class Microphone:
         self.device = choose(list_devices(), options.device)
         self.form = PcmFormat(rate=self.device.rate)
         self.ring = Ring(int(options.ring_s * self.device.rate))
+        self.is_deaf = False
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._stream: _Stream | None = None
@@ -109,6 +110,7 @@ class Microphone:
         rate, ring, wake = self.form.rate, self.ring, self._wake
         clock = AudioClock(rate)
         stream = _Stream(None, clock, time.monotonic(), self._away_since)
+        silence = np.zeros(int(BLOCK_S * rate), np.int16)
 
         def callback(data: Any, n_frames: int, _time: Any, _flags: Any) -> None:
             now = time.monotonic()
@@ -121,7 +123,7 @@ class Microphone:
             if lost:
                 ring.skip(lost)
                 stream.n_lost += lost
-            ring.write(np.frombuffer(data, np.int16))
+            ring.write(silence[:n_frames] if self.is_deaf else np.frombuffer(data, np.int16))
 
         def finished() -> None:
             stream.ended.set()

@@ -113,6 +113,12 @@ class Dictation:
         """
         return self._submit(lambda: self._switch(action, options))
 
+    def deafen(self, is_deaf: bool) -> None:
+        """Have the daemon's own microphone hear silence, or hear again: while we speak ourselves."""
+        listening = self._listening
+        if listening is not None:
+            listening.microphone.is_deaf = is_deaf
+
     def devices(self) -> Future[list[Device]]:
         """The microphones of this machine. The future raises CaptureFailed."""
 

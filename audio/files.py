@@ -19,6 +19,7 @@ from audio.segmenter import Segmenter, Utterance
 from audio.session import Hearing
 from audio.silence_gate import is_echo, is_too_fast, max_tokens, without_loops
 from audio.vad import FRAME
+from pushkin_runtime.speech_types import SpokenWord
 
 _CONTEXT_CHARS = 2000
 
@@ -33,12 +34,25 @@ class Transcription:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """One utterance of a recording; seconds from its beginning. text has no space around it."""
+class Word:
+    """A word of a recording; seconds from its beginning."""
 
     start_s: float
     end_s: float
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One utterance of a recording; seconds from its beginning. text has no space around it.
+
+    words: of the text; None when the speech model does not time them.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +87,12 @@ def transcribe(
         if utterance is None or not segmenter.is_speech_enough(utterance):
             return
         context = " ".join([wanted.prompt, *(segment.text for segment in segments[-20:])])
-        text = _recognized(
+        text, words = _recognized(
             utterance, context.strip()[-_CONTEXT_CHARS:], wanted, hearing, is_cancelled
         )
         if text and not is_cancelled():
             end = min(utterance.speech_end, n_samples)
-            segment = Segment(utterance.start / SAMPLE_RATE, end / SAMPLE_RATE, text)
+            segment = Segment(utterance.start / SAMPLE_RATE, end / SAMPLE_RATE, text, words)
             segments.append(segment)
             heard(segment)
 
@@ -107,8 +121,8 @@ def _recognized(
     wanted: Transcription,
     hearing: Hearing,
     is_cancelled: Callable[[], bool],
-) -> str:
-    """The words of one utterance; a recording gives no commands."""
+) -> tuple[str, tuple[Word, ...] | None]:
+    """The text of one utterance, and its words; a recording gives no commands."""
     for before in (context, "") if context else ("",):
         found = hearing.recognizer.recognize(
             Recognition(
@@ -123,7 +137,19 @@ def _recognized(
             is_cancelled,
         )
         if found.kind == "none" or is_too_fast(found.text, utterance.speech_s):
-            return ""
+            return "", ()
         if not before or not is_echo(found.text, before):
             break
-    return without_loops(found.text).strip()
+    text = without_loops(found.text).strip()
+    return text, _timed(text, found.words, utterance.start)
+
+
+def _timed(text: str, words: tuple[SpokenWord, ...] | None, start: int) -> tuple[Word, ...] | None:
+    """The times of the words of `text`, which may have been cut; None when it is not made of these words."""
+    kept = (words or ())[: len(text.split())]
+    if words is None or " ".join(word.text for word in kept) != text:
+        return None
+    return tuple(
+        Word((start + word.start) / SAMPLE_RATE, (start + word.end) / SAMPLE_RATE, word.text)
+        for word in kept
+    )

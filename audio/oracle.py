@@ -14,6 +14,7 @@ import numpy as np
 
 from audio.pcm import SAMPLE_RATE, Samples
 from audio.recognizer import Hypothesis, Recognition
+from pushkin_runtime.speech_types import SpokenWord
 
 _WINDOW = SAMPLE_RATE // 2
 _DECIMATION = 4
@@ -61,12 +62,14 @@ class OracleRecognizer:
             self._wait(min(left, 0.02))
         if not heard:
             return Hypothesis(kind="none", text="", p_command=0.0, n_tokens=0)
+        begin = start or 0
         p_command = min(word.p_command for word in heard)
         return Hypothesis(
             kind="cmd" if p_command >= 0.5 else "dict",
             text=" ".join(word.text for word in heard),
             p_command=p_command,
             n_tokens=2 * len(heard),
+            words=tuple(SpokenWord(w.text, w.start - begin, w.end - begin) for w in heard),
         )
 
     def _heard(self, start: int, end: int) -> list[TimedWord]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from audio.pcm import Samples
+from pushkin_runtime.speech_types import SpokenWord
 
 Kind = Literal["dict", "cmd", "none"]
 """The model's first token: text to write, something to do, or nothing said at all."""
@@ -36,12 +37,16 @@ class Recognition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
-    """What was heard. p_command: the probability the model gave to its being a command."""
+    """What was heard. p_command: the probability the model gave to its being a command.
+
+    words: those of `text` with their samples since the audio of the pass began; None from a model that does not time them.
+    """
 
     kind: Kind
     text: str
     p_command: float
     n_tokens: int
+    words: tuple[SpokenWord, ...] | None = None
 
 
 class Recognizer(Protocol):

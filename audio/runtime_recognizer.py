@@ -71,6 +71,7 @@ class RuntimeRecognizer:
             text=result.choices[0].text,
             p_command=result.speech.probabilities[1],
             n_tokens=result.usage.completion_tokens,
+            words=None if rows is None else rows.words,
         )
 
     def _decoded(

@@ -47,11 +47,11 @@ class VirtualMicrophone:
     process: subprocess.Popen[bytes]
     device: str = "pulse"
 
-    def play(self, pcm: NDArray[np.int16]) -> subprocess.Popen[bytes]:
+    def play(self, pcm: NDArray[np.int16], sink: str = "mic") -> subprocess.Popen[bytes]:
         """Begin to speak these samples, 16 kHz mono; wait for the process to hear them out."""
         command = ["paplay", "--raw", "--rate=16000", "--channels=1", "--format=s16le"]
         player = subprocess.Popen(
-            [*command, "--latency-msec=500", "--device=mic"],
+            [*command, "--latency-msec=500", f"--device={sink}"],
             env={**os.environ, **self.environment},
             stdin=subprocess.PIPE,
         )

@@ -12,8 +12,9 @@ from daemon.cli_adapters import adapters_group
 from daemon.cli_diagnose import diagnose
 from daemon.cli_dictate import dictate, dictation_group
 from daemon.cli_index import index_group
-from daemon.cli_inspect import config_group, models_group, token, version
+from daemon.cli_inspect import config_group, token, version
 from daemon.cli_logs import logs
+from daemon.cli_models import models_group
 from daemon.cli_pair import pair_group
 from daemon.cli_persona import persona_group
 from daemon.cli_serve import serve

@@ -1,16 +1,14 @@
-"""Commands that only look: `token`, `config show`, `models list`, `version`."""
+"""Commands that only look: `token`, `config show`, `version`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from daemon import __version__
 from daemon.cli_options import json_option, load_config, port_option
-from daemon.terminal import print_facts, print_json, print_note, print_table
+from daemon.terminal import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
     from api.scopes import TokenScope
@@ -61,59 +59,6 @@ def config_show(port: int | None, as_json: bool) -> None:
         print_json({name: {"value": v, "origin": o} for name, (v, o) in values.items()})
     else:
         print_table(("setting", "value", "from"), [(name, *pair) for name, pair in values.items()])
-
-
-@click.group("models")
-def models_group() -> None:
-    """Look at the models on this machine."""
-
-
-@models_group.command("list")
-@json_option
-def models_list(as_json: bool) -> None:
-    """List the models that can be served; * is the configured one."""
-    from daemon.models import list_models
-
-    loaded = load_config()
-    models = list_models(loaded)
-    if as_json:
-        print_json([model.as_dict() for model in models])
-        return
-    rows: list[tuple[object, ...]] = [
-        ("*" if m.configured else " ", m.name, f"{m.n_bytes / 1e6:.1f} MB", m.origin, m.folder)
-        for m in models
-    ]
-    print_table(("", "model", "size", "from", "folder"), rows)
-    if not any(model.configured for model in models):
-        name = loaded.config.runtime.model
-        print_note(f"The configured model {name} is not among them ({loaded.paths.models}).")
-
-
-@models_group.command("import")
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--name", help="Under which name; default: the one that dictation asks for.")
-@json_option
-def models_import(source: Path, name: str | None, as_json: bool) -> None:
-    """Copy a speech encoder from SOURCE, a folder with Whisper's config.json and safetensors.
-
-    It is checked tensor by tensor, and its SHA-256 against the encoder that dictation was trained on. Nothing is
-    downloaded.
-    """
-    from daemon.encoders import import_encoder
-
-    made = import_encoder(load_config(), source, name)
-    if as_json:
-        print_json(asdict(made) | {"folder": str(made.folder)})
-        return
-    print_facts(
-        {"name": made.name, "folder": made.folder, "sha256": made.sha256, "bytes": made.n_bytes}
-    )
-    if made.is_wanted is None:
-        print_note("No speech model is installed that would use it.")
-    elif not made.is_wanted:
-        print_note(
-            "The installed speech model was trained on another encoder: dictation will not use this one."
-        )
 
 
 @click.command()

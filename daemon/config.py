@@ -101,9 +101,11 @@ class PersonaConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DictationConfig:
-    """microphone: its name, "" for the default one. spoken_replies: whether a voice says which command was done."""
+    """microphone: its name, "" for the default one. earcons: short tones when it listens, obeys and ends. spoken_replies:
+    whether a voice says which command was done; the microphone is deaf meanwhile."""
 
     microphone: str = ""
+    earcons: bool = False
     spoken_replies: bool = False
 
 

@@ -20,7 +20,9 @@ def build_dictation(
     """Return dictation, with nothing loaded and no device opened yet; make_recognizer: called when it is needed."""
     from api.dictation_events import dictation_event
     from audio.dictation import Dictation, DictationOptions
+    from audio.earcons import EarconPlayer
     from audio.events import DictationEvent
+    from daemon.dictation_feedback import DictationFeedback
     from daemon.spoken_replies import SpokenReplies, find_voice
 
     def make_hearing() -> Hearing:
@@ -31,14 +33,19 @@ def build_dictation(
 
     settings = loaded.config.dictation
     voice = find_voice() if settings.spoken_replies else None
-    replies = SpokenReplies(voice) if voice else None
+    feedback = DictationFeedback(
+        player=EarconPlayer() if settings.earcons else None,
+        replies=SpokenReplies(voice, lambda is_deaf: dictation.deafen(is_deaf)) if voice else None,
+    )
 
     def publish(session: int, event: DictationEvent) -> None:
-        if replies is not None:
-            replies.hear(event)
+        feedback.hear(event)
         events.publish("dictation", dictation_event(session, event, request_id=""))
 
-    return Dictation(make_hearing, publish, DictationOptions(device=settings.microphone or None))
+    dictation = Dictation(
+        make_hearing, publish, DictationOptions(device=settings.microphone or None)
+    )
+    return dictation
 
 
 def build_recognizer(runtime: Runtime) -> Recognizer:

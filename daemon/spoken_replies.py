@@ -1,6 +1,6 @@
 """A voice that says which spoken command was done, where the system has one. Fixed words, never the user's.
 
-Off unless configured: a microphone without echo cancellation hears it too.
+Off unless configured: while it speaks the daemon's own microphone is deaf, or it would write the reply down.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
-
-from audio.events import CommandHeard, DictationEvent
 
 _VOICES = (("say",), ("spd-say", "--wait"), ("espeak-ng",))
 _PHRASES = {
@@ -22,7 +21,8 @@ _PHRASES = {
     "stop": "stopped listening",
     "select": "listening for a part",
 }
-_LONGEST_S = 5.0
+_LONGEST_S = 2.5
+_ECHO_S = 0.25  # loudspeaker and room go on after the voice
 
 
 def find_voice(which: Callable[[str], str | None] = shutil.which) -> list[str] | None:
@@ -34,21 +34,23 @@ def find_voice(which: Callable[[str], str | None] = shutil.which) -> list[str] |
 
 
 class SpokenReplies:
-    """Hears a session's events and answers commands; one reply at a time, what comes meanwhile is not said."""
+    """Answers commands, one reply at a time; what comes meanwhile is not said.
 
-    def __init__(self, voice: list[str]) -> None:
-        self._voice = voice
+    deafen: called with True before a reply and with False when it has died away, on a thread of its own.
+    """
+
+    def __init__(self, voice: list[str], deafen: Callable[[bool], None]) -> None:
+        self._voice, self._deafen = voice, deafen
         self._speaking = threading.Lock()
 
-    def hear(self, event: DictationEvent) -> None:
-        """Any thread; returns at once."""
-        if not isinstance(event, CommandHeard) or event.needs_confirmation:
-            return
-        phrase = _PHRASES[event.name]
+    def say(self, command: str) -> None:
+        """That a command was done. Any thread; returns at once."""
+        phrase = _PHRASES[command]
         if self._speaking.acquire(blocking=False):
             threading.Thread(target=self._say, args=(phrase,), daemon=True).start()
 
     def _say(self, phrase: str) -> None:
+        self._deafen(True)
         try:
             subprocess.run(
                 [*self._voice, phrase],
@@ -61,4 +63,6 @@ class SpokenReplies:
         except (OSError, subprocess.TimeoutExpired):
             pass  # a reply that cannot be given is not worth an error
         finally:
+            time.sleep(_ECHO_S)
+            self._deafen(False)
             self._speaking.release()

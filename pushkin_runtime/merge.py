@@ -8,12 +8,7 @@ To lose as little as possible each group keeps the base's scale and bias unless 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +19,20 @@ import numpy as np
 
 from adapters.composition import LoraWeights
 from adapters.tensor_writer import header_bytes, write_new
+from pushkin_runtime.affine import expand, quantize, square, to_bytes
 from pushkin_runtime.errors import InvalidRequest
 from pushkin_runtime.model_config import Quantization
+from pushkin_runtime.model_folder import (
+    WEIGHTS_NAME,
+    copy_rest,
+    new_model_folder,
+    write_manifest,
+)
 from pushkin_runtime.model_store import ModelSpec, expected_shapes
 
-WEIGHTS_NAME = "model.safetensors"
-MANIFEST_FORMAT = 1
 DEFAULT_GROUP_SIZE = 64
 BLOCK = 1 << 24  # weights worked on at once: 64 MB as float32, and a few copies
 
-_NOT_COPIED = ("manifest.json", "config.json", "README.md")
 _NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32"}
 
 
@@ -74,22 +73,13 @@ def merge(
     bits: 4, 8, or 16 for no quantisation; None keeps the base's. on_progress(n_done, n_total): tensors.
     Raises InvalidRequest when `out` exists, or when there is nothing to merge; OSError.
     """
-    if out.exists():
-        raise InvalidRequest(f"{out} exists; name a folder that does not.", param="out")
     if not any(adapter.scale for adapter in adapters):
         raise InvalidRequest("There is nothing to merge: every scale is 0.", param="adapters")
     job = _Merge(spec, adapters, _quantization(spec, bits))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made = out.with_name(f".{out.name}.{secrets.token_hex(4)}~")
-    made.mkdir()
-    try:
+    with new_model_folder(out) as made:
         write_new(made / WEIGHTS_NAME, job.parts(on_progress))
-        _copy_rest(spec, made, job.quantization)
-        _write_manifest(made, spec, adapters)
-        made.rename(out)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        copy_rest(spec, made, job.quantization)
+        write_manifest(made, merged=_merged(spec, adapters))
     return job.report((out / WEIGHTS_NAME).stat().st_size)
 
 
@@ -157,14 +147,14 @@ class _Merge:
 
     def _will_be_quantized(self, name: str) -> bool:
         """Vectors never are, nor is a matrix that an otherwise quantised base keeps in floats."""
-        shape = self._shapes[name]
-        if self.quantization is None or len(shape) != 2 or shape[1] % self.quantization.group_size:
+        shape, wanted = self._shapes[name], _of(self.quantization, name)
+        if wanted is None or len(shape) != 2 or shape[1] % wanted.group_size:
             return False
         return self._is_quantized(name) or self._spec.config.quantization is None
 
     def _is_kept(self, name: str) -> bool:
         """Whether its bytes stay as they are."""
-        same = self._spec.config.quantization == self.quantization
+        same = _of(self._spec.config.quantization, name) == _of(self.quantization, name)
         changed = self._is_quantized(name) != self._will_be_quantized(name)
         requantized = self._is_quantized(name) and not same
         return name.removesuffix(".weight") not in self._adapted and not (changed or requantized)
@@ -177,13 +167,14 @@ class _Merge:
         """Stored name → dtype and shape of what `_tensors` yields, in its order."""
         stored = self._spec.tensors[name].stored_name
         dtype = _NAMES[self._float_dtype(name)]
-        if not self._will_be_quantized(name) or self.quantization is None:
+        wanted = _of(self.quantization, name)
+        if not self._will_be_quantized(name) or wanted is None:
             return {stored: (dtype, self._shapes[name])}
         stem = stored.removesuffix("weight")
         n_rows, n_columns = self._shapes[name][0], self._shapes[name][-1]
-        n_groups = n_columns // self.quantization.group_size
+        n_groups = n_columns // wanted.group_size
         return {
-            stored: ("U32", (n_rows, n_columns * self.quantization.bits // 32)),
+            stored: ("U32", (n_rows, n_columns * wanted.bits // 32)),
             f"{stem}scales": (dtype, (n_rows, n_groups)),
             f"{stem}biases": (dtype, (n_rows, n_groups)),
         }
@@ -195,12 +186,15 @@ class _Merge:
         if self._is_quantized(name):
             stored += [self._array(f"{stem}scales"), self._array(f"{stem}biases")]
         if self._is_kept(name):
-            yield from map(_bytes, stored)
+            yield from map(to_bytes, stored)
             return
         n_rows, n_columns = self._shapes[name][0], self._shapes[name][-1]
         n_at_once = max(1, BLOCK // n_columns)
         blocks = [
-            [_bytes(part) for part in self._encoded(name, stored, slice(start, start + n_at_once))]
+            [
+                to_bytes(part)
+                for part in self._encoded(name, stored, slice(start, start + n_at_once))
+            ]
             for start in range(0, n_rows, n_at_once)
         ]
         for parts in zip(*blocks, strict=True):
@@ -208,10 +202,10 @@ class _Merge:
 
     def _encoded(self, name: str, stored: list[mx.array], rows: slice) -> list[mx.array]:
         """Return some rows of a matrix as they are to be stored."""
-        own, wanted = self._spec.config.quantization, self.quantization
+        own, wanted = _of(self._spec.config.quantization, name), _of(self.quantization, name)
         grid = (stored[1][rows], stored[2][rows]) if len(stored) == 3 else None
         if grid is not None and own is not None:
-            base = _expand(stored[0][rows], *grid, own)
+            base = expand(stored[0][rows], *grid, own)
         else:
             base = stored[0][rows].astype(mx.float32)
         module = name.removesuffix(".weight")
@@ -219,14 +213,14 @@ class _Merge:
         dtype = stored[-1].dtype
         if wanted is not None and self._will_be_quantized(name):
             parts = quantize(exact, wanted, dtype, grid if own == wanted else None)
-            rounded = _expand(parts[0], parts[1], parts[2], wanted)
+            rounded = expand(parts[0], parts[1], parts[2], wanted)
         else:
             parts = [exact.astype(dtype)]
             rounded = parts[0].astype(mx.float32)
         if module in self._adapted:
-            self._rounding += _square(rounded - exact)
-            self._exact += _square(exact)
-            self._update += _square(exact - base)
+            self._rounding += square(rounded - exact)
+            self._exact += square(exact)
+            self._update += square(exact - base)
         return parts
 
     def _change(self, module: str, rows: slice, shape: tuple[int, ...]) -> mx.array:
@@ -240,67 +234,8 @@ class _Merge:
         return total
 
 
-def quantize(
-    weights: mx.array,
-    quantization: Quantization,
-    dtype: mx.Dtype,
-    grid: tuple[mx.array, mx.array] | None = None,
-) -> list[mx.array]:
-    """Return codes (out, in·bits/32) uint32, scales and biases (out, in/group) of `dtype`.
-
-    weights: (out, in) float32. grid: scales and biases that a group keeps when they fit it better than new
-    ones. Codes are rounded against the scales as stored, not against those before their own rounding.
-    """
-    n_rows, n_columns = weights.shape
-    grouped = weights.reshape(n_rows, -1, quantization.group_size)
-    _, *new = mx.quantize(weights, quantization.group_size, quantization.bits)
-    scales, biases = (part.astype(dtype) for part in new)
-    codes, error = _round(grouped, scales, biases, quantization.bits)
-    if grid is not None:
-        kept_codes, kept_error = _round(grouped, *grid, quantization.bits)
-        keep = kept_error <= error
-        codes = mx.where(keep[..., None], kept_codes, codes)
-        scales = mx.where(keep, grid[0], scales)
-        biases = mx.where(keep, grid[1], biases)
-    n_packed = 32 // quantization.bits
-    shifts = mx.arange(n_packed, dtype=mx.uint32) * quantization.bits
-    packed = mx.left_shift(codes.reshape(n_rows, n_columns // n_packed, n_packed), shifts)
-    return [packed.sum(axis=-1).astype(mx.uint32), scales, biases]
-
-
-def _round(
-    grouped: mx.array, scales: mx.array, biases: mx.array, bits: int
-) -> tuple[mx.array, mx.array]:
-    """Return the nearest codes (out, groups, size) and each group's squared error."""
-    scale, bias = (part.astype(mx.float32)[..., None] for part in (scales, biases))
-    steps = mx.where(scale == 0, 0.0, (grouped - bias) / mx.where(scale == 0, 1.0, scale))
-    codes = mx.clip(mx.round(steps), 0, 2**bits - 1)
-    error = mx.square(codes * scale + bias - grouped).sum(axis=-1)
-    return codes.astype(mx.uint32), error
-
-
-def _expand(
-    codes: mx.array, scales: mx.array, biases: mx.array, quantization: Quantization
-) -> mx.array:
-    result: mx.array = mx.dequantize(
-        codes,
-        scales.astype(mx.float32),
-        biases.astype(mx.float32),
-        group_size=quantization.group_size,
-        bits=quantization.bits,
-    )
-    return result
-
-
-def _square(values: mx.array) -> float:
-    total: Any = mx.square(values).sum().item()
-    return float(total)
-
-
-def _bytes(array: mx.array) -> bytes:
-    if array.dtype == mx.bfloat16:  # which has no buffer format
-        array = array.view(mx.uint16)
-    return np.array(array).tobytes()
+def _of(quantization: Quantization | None, name: str) -> Quantization | None:
+    return None if quantization is None else quantization.of(name.removesuffix(".weight"))
 
 
 def _quantization(spec: ModelSpec, bits: int | None) -> Quantization | None:
@@ -312,42 +247,11 @@ def _quantization(spec: ModelSpec, bits: int | None) -> Quantization | None:
     return Quantization(group_size=own.group_size if own else DEFAULT_GROUP_SIZE, bits=bits)
 
 
-def _copy_rest(spec: ModelSpec, made: Path, quantization: Quantization | None) -> None:
-    """Copy the tokenizer and whatever else is beside the weights; say the new quantisation in the config."""
-    for path in sorted(spec.path.iterdir()):
-        is_weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
-        if path.is_file() and not is_weights and path.name not in _NOT_COPIED:
-            shutil.copyfile(path, made / path.name)
-    config: dict[str, Any] = json.loads((spec.path / "config.json").read_bytes())
-    for part in (config, config.get("text_config", {})):
-        for key in ("quantization", "quantization_config"):
-            part.pop(key, None)
-    if quantization is not None:
-        config["quantization"] = {
-            "group_size": quantization.group_size,
-            "bits": quantization.bits,
-            "mode": "affine",
-        }
-    write_new(made / "config.json", [json.dumps(config, indent=2).encode() + b"\n"])
-
-
-def _write_manifest(made: Path, spec: ModelSpec, adapters: Sequence[WeightedAdapter]) -> None:
-    files: dict[str, dict[str, object]] = {}
-    for path in sorted(made.iterdir()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        files[path.name] = {"sha256": digest, "n_bytes": path.stat().st_size}
-    merged = {
+def _merged(spec: ModelSpec, adapters: Sequence[WeightedAdapter]) -> dict[str, object]:
+    return {
         "base_id": spec.id,
         "base_digest": spec.digest,
         "adapters": [
             {"name": a.name, "sha256": a.weights.sha256, "scale": a.scale} for a in adapters
         ],
     }
-    content = {"format": MANIFEST_FORMAT, "files": files, "merged": merged}
-    write_new(made / "manifest.json", [json.dumps(content, indent=2).encode() + b"\n"])
-    descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

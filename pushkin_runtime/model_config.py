@@ -8,18 +8,37 @@ because the published 4B config relies on them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pushkin_runtime.errors import ModelUnsupported
 
+_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
+_NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "vision_model.")
+_BITS = (4, 6, 8)
+_GROUP_SIZES = (32, 64, 128)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """MLX affine quantisation: `bits` per weight, one scale and bias per `group_size` of a row."""
+    """MLX affine quantisation: `bits` per weight, one scale and bias per `group_size` of a row.
+
+    exceptions: modules by our name, e.g. layers.0.mlp.down_proj, whose matrices have other numbers.
+    """
 
     group_size: int
     bits: int
+    exceptions: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def of(self, module: str) -> Quantization:
+        """Return what holds for the matrix of `module`."""
+        return self.exceptions.get(module, self)
+
+    @property
+    def label(self) -> str:
+        """For people: "int4 g64", or "int4 g64, some int8"."""
+        more = sorted({f", some int{own.bits}" for own in self.exceptions.values()})
+        return f"int{self.bits} g{self.group_size}{''.join(more)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +137,16 @@ def parse_config(raw: Mapping[str, Any], where: str) -> ModelConfig:
     )
 
 
+def our_name(stored: str) -> str | None:
+    """Strip the layout's prefix from a tensor's or module's name; None for what is not the text model's."""
+    if any(part in stored for part in _NOT_TEXT):
+        return None
+    for prefix in _PREFIXES:
+        if stored.startswith(prefix):
+            return stored.removeprefix(prefix)
+    return stored.removeprefix("language_model.")
+
+
 def _unsupported(where: str, problems: list[str]) -> ModelUnsupported:
     return ModelUnsupported(f"{where}: config.json cannot be used: " + "; ".join(problems) + ".")
 
@@ -186,13 +215,28 @@ def _quantization(text: Mapping[str, Any], problems: list[str]) -> Quantization 
     raw = text.get("quantization")
     if raw is None:
         return None
+    # Beside the common numbers mlx-lm writes those of single modules, or false for one it left alone.
+    own = {name: of for name, of in raw.items() if isinstance(of, Mapping)}
+    exceptions: dict[str, Quantization] = {}
+    for name, of in own.items():
+        module = our_name(name)
+        found = _numbers(of, f"quantization of {name}", problems)
+        if module is not None and found is not None:
+            exceptions[module] = found
+    common = _numbers(raw, "quantization", problems)
+    if common is None:
+        return None
+    return Quantization(group_size=common.group_size, bits=common.bits, exceptions=exceptions)
+
+
+def _numbers(raw: Mapping[str, Any], what: str, problems: list[str]) -> Quantization | None:
     group_size, bits = raw.get("group_size"), raw.get("bits")
-    if group_size not in (32, 64, 128) or bits not in (4, 8):
+    if group_size not in _GROUP_SIZES or bits not in _BITS:
         problems.append(
-            f"quantization is {bits!r} bits in groups of {group_size!r}, "
-            "expected 4 or 8 bits in groups of 32, 64 or 128"
+            f"{what} is {bits!r} bits in groups of {group_size!r}, "
+            "expected 4, 6 or 8 bits in groups of 32, 64 or 128"
         )
         return None
     if raw.get("mode", "affine") != "affine":
-        problems.append(f"quantization mode is {raw['mode']!r}, expected 'affine'")
+        problems.append(f"{what} has mode {raw['mode']!r}, expected 'affine'")
     return Quantization(group_size=group_size, bits=bits)

@@ -18,14 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.format import TARGETS, BaseModel
 from pushkin_runtime.errors import ModelCorrupt, ModelNotFound
-from pushkin_runtime.model_config import ModelConfig, parse_config
+from pushkin_runtime.model_config import ModelConfig, our_name, parse_config
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import ModelInfo
 
 MAX_LISTED = 12  # mismatches spelled out in one message; the rest are counted
 
-_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
-_IGNORED = ("vision_tower.", "multi_modal_projector.", "vision_model.")
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -57,11 +55,9 @@ class ModelSpec:
 
     @property
     def quantization(self) -> str:
-        """For people: "int4 g64", or "none"."""
+        """For people: what `Quantization.label` says, or "none"."""
         quantization = self.config.quantization
-        if quantization is None:
-            return "none"
-        return f"int{quantization.bits} g{quantization.group_size}"
+        return "none" if quantization is None else quantization.label
 
 
 def open_model(path: Path) -> ModelSpec:
@@ -229,7 +225,7 @@ def _scan(weights: list[Path]) -> tuple[dict[str, TensorFile], dict[str, tuple[s
         try:
             with safe_open(file, framework="np") as opened:
                 for stored in opened.keys():  # noqa: SIM118 - not a dict
-                    name = _our_name(stored)
+                    name = our_name(stored)
                     if name is None:
                         continue
                     part = opened.get_slice(stored)
@@ -241,16 +237,6 @@ def _scan(weights: list[Path]) -> tuple[dict[str, TensorFile], dict[str, tuple[s
                 "copy or download the model again."
             ) from error
     return tensors, shapes
-
-
-def _our_name(stored: str) -> str | None:
-    """Strip the layout's prefix; None for the parts of a multimodal model we do not run."""
-    if any(part in stored for part in _IGNORED):
-        return None
-    for prefix in _PREFIXES:
-        if stored.startswith(prefix):
-            return stored.removeprefix(prefix)
-    return stored.removeprefix("language_model.")
 
 
 def _check_shapes(path: Path, config: ModelConfig, found: dict[str, tuple[str, list[int]]]) -> int:
@@ -291,10 +277,11 @@ def _quantized_problems(
         yield f"{name} is quantised but config.json has no matching 'quantization'"
         return
     out, inner = shape
+    own = quantization.of(name.removesuffix(".weight"))
     wanted = {
-        ".weight": (out, inner * quantization.bits // 32),
-        ".scales": (out, inner // quantization.group_size),
-        ".biases": (out, inner // quantization.group_size),
+        ".weight": (out, inner * own.bits // 32),
+        ".scales": (out, inner // own.group_size),
+        ".biases": (out, inner // own.group_size),
     }
     for end, expected in wanted.items():
         part = name.replace(".weight", end)

@@ -17,6 +17,7 @@ from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
 from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
 from pushkin_runtime.speech_model import (
     EncoderConfig,
+    HeardToken,
     Projector,
     compressed,
     labels_of,
@@ -24,7 +25,8 @@ from pushkin_runtime.speech_model import (
     transcript,
     whole_rows,
 )
-from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
+from pushkin_runtime.speech_types import SpeechInfo, SpeechRows, SpokenWord
+from pushkin_runtime.tokenizer import TextTokenizer
 
 MIN_SAMPLES = SAMPLE_RATE // 50  # 20 ms: less is a click
 
@@ -37,6 +39,7 @@ class SpeechModel:
     encoder: SpeechEncoder
     projector: Projector
     base_digest: str
+    tokenizer: TextTokenizer
 
     def encode(self, samples: FloatArray) -> Generator[bool, None, SpeechRows]:
         """Do one utterance, a layer a unit; work is proportional to its length, nothing is padded to 30 s.
@@ -56,14 +59,39 @@ class SpeechModel:
         rows = compressed(every, self.projector)
         pieces = self.projector.pieces
         heard = None if pieces is None else transcript(labels_of(every, self.projector), pieces)
+        step = self.projector.samples_per_row
         digest = hashlib.sha256(rows.tobytes()).digest()
         return SpeechRows(
             rows=rows,
             n_samples=len(samples),
             base_digest=self.base_digest,
             token=-2 - int.from_bytes(digest[:7], "big"),  # -1 is the persona's
-            heard=heard,
+            heard=None if heard is None else tuple(found.token for found in heard),
+            words=None
+            if heard is None
+            else spoken_words(self.tokenizer, heard, step, len(samples)),
         )
+
+
+def spoken_words(
+    tokenizer: TextTokenizer, heard: Sequence[HeardToken], samples_per_row: int, n_samples: int
+) -> tuple[SpokenWord, ...]:
+    """Tokens as words, with their places in `n_samples` of speech: one begins where a token begins with a space."""
+    groups: list[list[HeardToken]] = []
+    for found in heard:
+        if not groups or tokenizer.token_bytes(found.token).startswith(b" "):
+            groups.append([])
+        groups[-1].append(found)
+    texts = [tokenizer.decode([found.token for found in group]).strip() for group in groups]
+    return tuple(
+        SpokenWord(
+            text,
+            group[0].start * samples_per_row,
+            min(group[-1].stop * samples_per_row, n_samples),
+        )
+        for text, group in zip(texts, groups, strict=True)
+        if text
+    )
 
 
 class SpeechDesk:
@@ -112,7 +140,7 @@ def load_speech_model(engine: Engine, files: SpeechFiles) -> SpeechModel:
         max_samples=files.config.max_samples,
         n_bytes=n_bytes,
     )
-    return SpeechModel(info, encoder, files.projector, files.base_digest)
+    return SpeechModel(info, encoder, files.projector, files.base_digest, engine.tokenizer)
 
 
 def checked_samples(samples: NDArray[np.float32]) -> FloatArray:

@@ -91,6 +91,15 @@ class Projector:
         return self.n_stack * MEL_STRIDE * HOP_LENGTH
 
 
+@dataclass(frozen=True, slots=True)
+class HeardToken:
+    """A token that the projector reads, and the rows that say it, `start` to before `stop`."""
+
+    token: int
+    start: int
+    stop: int
+
+
 def whole_rows(samples: FloatArray, projector: Projector) -> FloatArray:
     """Return `samples` with silence appended up to a whole row: the end of the last word is never dropped."""
     wanted = -(-max(len(samples), N_FFT) // projector.samples_per_row) * projector.samples_per_row
@@ -109,10 +118,15 @@ def runs(labels: NDArray[np.int64]) -> list[tuple[int, int]]:
 
     labels: (n,), 0 is silence. One stretch at least stays, if there is a row at all.
     """
-    edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    every = list(pairwise(edges)) if len(labels) else []
+    every = _stretches(labels)
     kept = [(a, b) for a, b in every if labels[a] or b - a >= SILENCE_ROWS]
     return kept or every[:1]
+
+
+def _stretches(labels: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(start, stop) of every stretch of equal labels."""
+    edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    return list(pairwise(edges)) if len(labels) else []
 
 
 def labels_of(rows: FloatArray, projector: Projector) -> NDArray[np.int64]:
@@ -120,10 +134,13 @@ def labels_of(rows: FloatArray, projector: Projector) -> NDArray[np.int64]:
     return np.asarray((rows @ projector.heard.T + projector.heard_bias).argmax(1), dtype=np.int64)
 
 
-def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[int, ...]:
+def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[HeardToken, ...]:
     """Return the tokens that rows spell: repetitions once, silence dropped (greedy CTC)."""
-    before = np.concatenate(([0], labels[:-1])) if len(labels) else labels
-    return tuple(pieces[label - 1] for label in labels[(labels != before) & (labels > 0)].tolist())
+    return tuple(
+        HeardToken(pieces[labels[start] - 1], start, stop)
+        for start, stop in _stretches(labels)
+        if labels[start]
+    )
 
 
 def compressed(rows: FloatArray, projector: Projector) -> FloatArray:

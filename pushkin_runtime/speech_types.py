@@ -11,6 +11,15 @@ from numpy.typing import NDArray
 SpeechKind = Literal["dict", "cmd", "none"]
 
 
+@dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """A word and where it was heard: samples since the speech began, as fine as the projector's rows (60 ms)."""
+
+    text: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SpeechRows:
     """Speech as the model reads it; made by `Runtime.encode_speech`.
@@ -18,7 +27,7 @@ class SpeechRows:
     rows: (n, hidden_size) float32, as they enter the first layer. n_samples: of the speech, at 16 kHz. base_digest: of
     the model they are for. token: stands for each row in records; negative, and equal only for equal rows.
     heard: the tokens that the projector itself reads, for a speech model whose transcripts are these; the model then
-    only says what kind of utterance it is. None: the model writes the transcript.
+    only says what kind of utterance it is. None: the model writes the transcript. words: the same tokens as words, timed.
     """
 
     rows: NDArray[np.float32]
@@ -26,6 +35,7 @@ class SpeechRows:
     base_digest: str
     token: int
     heard: tuple[int, ...] | None = None
+    words: tuple[SpokenWord, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

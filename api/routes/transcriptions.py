@@ -41,7 +41,7 @@ _FORM: dict[str, Any] = {
             "default": "json",
         },
         "temperature": {"type": "number", "minimum": 0, "maximum": 1},
-        "timestamp_granularities[]": {"type": "array", "items": {"enum": ["segment"]}},
+        "timestamp_granularities[]": {"type": "array", "items": {"enum": ["segment", "word"]}},
         "stream": {"type": "boolean", "default": False},
     },
 }
@@ -64,7 +64,7 @@ async def create_transcription(
         first = await running.first(request)
         return EventStream(_frames(running, first, request_id, request))
     transcript = await running.transcript(request)
-    body = rendered(transcript, form.response_format, form.language)
+    body = rendered(transcript, form.response_format, form.language, form.granularities)
     return Response(body, media_type=media_type(form.response_format))
 
 

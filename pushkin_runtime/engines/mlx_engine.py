@@ -33,6 +33,7 @@ from pushkin_runtime.engines.mlx_decode import open_decoder
 from pushkin_runtime.engines.mlx_errors import translated
 from pushkin_runtime.engines.mlx_lora import LoraSlot, MlxLora, install, load_lora
 from pushkin_runtime.errors import EngineFailed
+from pushkin_runtime.model_config import our_name
 from pushkin_runtime.model_store import (
     ModelSpec,
     base_model,
@@ -202,12 +203,14 @@ def _load(spec: ModelSpec) -> gemma3_text.Model:
         }
     weights = model.sanitize(loaded)
     if c.quantization is not None:
-        nn.quantize(  # type: ignore[attr-defined]
-            model,
-            group_size=c.quantization.group_size,
-            bits=c.quantization.bits,
-            class_predicate=lambda name, module: f"{name}.scales" in weights,
-        )
+        quantization = c.quantization
+
+        def numbers(name: str, _: Any) -> bool | dict[str, int]:
+            own = quantization.of(our_name(name) or name)
+            stored = f"{name}.scales" in weights
+            return stored and {"group_size": own.group_size, "bits": own.bits}
+
+        nn.quantize(model, class_predicate=numbers)  # type: ignore[attr-defined]
     model.load_weights(list(weights.items()))
     model.eval()
     mx.eval(model.parameters())

@@ -118,10 +118,14 @@ class StoredMatrix:
         return StoredMatrix(self.packed[index], self.scales[index], self.biases[index], self.bits)
 
     def codes(self) -> torch.Tensor:
-        """Return (out, in) uint8."""
+        """Return (out, in), integers."""
         as_bytes = self.packed.view(torch.uint8)
         if self.bits == 8:
             return as_bytes
+        if self.bits == 6:  # four codes in three bytes
+            low, middle, high = as_bytes.unflatten(1, (-1, 3)).int().unbind(-1)
+            words = low | middle << 8 | high << 16
+            return torch.stack([words >> shift & 63 for shift in (0, 6, 12, 18)], dim=-1).flatten(1)
         return torch.stack((as_bytes & 15, as_bytes >> 4), dim=-1).flatten(1)
 
 
@@ -218,7 +222,7 @@ def _read_quantized(spec: ModelSpec, module: str) -> StoredMatrix | None:
     packed, scales, biases = (
         read_tensor(spec, f"{module}.{end}") for end in ("weight", "scales", "biases")
     )
-    return StoredMatrix(packed.view(torch.int32), scales, biases, quantization.bits)
+    return StoredMatrix(packed.view(torch.int32), scales, biases, quantization.of(module).bits)
 
 
 def read_tensor(spec: ModelSpec, name: str) -> torch.Tensor:

@@ -12,7 +12,10 @@ import openai
 import pytest
 import soundfile
 
+from api.errors import ApiError
+from api.transcription_answers import rendered
 from audio.errors import SpeechUnavailable
+from audio.files import Segment, Transcript
 from audio.pcm import SAMPLE_RATE
 from benchmarks import espeak
 from tests.api.served_dictation import ADMIN, MENUBAR, SENTENCE, oracle, served, spoken
@@ -90,6 +93,28 @@ def test_verbose_json_has_segments_at_their_times(client) -> None:
     assert answer.duration == pytest.approx(2 * length + 3, abs=0.01)
 
 
+def test_words_have_their_times_where_the_speech_model_tells_them(client, post) -> None:
+    ask = {"model": "whisper-1", "file": ("a.wav", recording()), "response_format": "verbose_json"}
+    answer = client.audio.transcriptions.create(**ask, timestamp_granularities=["word"])
+    both = client.audio.transcriptions.create(**ask, timestamp_granularities=["word", "segment"])
+    untold = post(recording(), **{"timestamp_granularities[]": "word"})
+
+    assert [word.word for word in answer.words] == 2 * SENTENCE.split()
+    assert answer.segments is None
+    begin = both.words[0].start - spoken().words[0].start / SAMPLE_RATE
+    for word, meant in zip(both.words, spoken().words, strict=False):
+        assert word.start - begin == pytest.approx(meant.start / SAMPLE_RATE, abs=0.02)
+        assert word.end - begin == pytest.approx(meant.end / SAMPLE_RATE, abs=0.02)
+    assert both.segments[0].start <= both.words[0].start < both.segments[0].end
+    assert untold.json()["error"]["param"] == "timestamp_granularities[]"
+
+
+def test_words_without_times_are_an_error_not_an_invention() -> None:
+    transcript = Transcript((Segment(0.0, 1.0, "two words", None),), 1.0)
+    with pytest.raises(ApiError, match="does not time"):
+        rendered(transcript, "verbose_json", "en", ("word",))
+
+
 @pytest.mark.parametrize("form", ["text", "srt", "vtt"])
 def test_plain_formats(client, form: str) -> None:
     body = client.audio.transcriptions.create(
@@ -146,7 +171,7 @@ def test_silence_is_an_empty_text_streamed_or_not(client) -> None:
         (b"x", {"url": "http://example.com"}, 400, "unknown_field", "url"),
         (
             b"x",
-            {"timestamp_granularities[]": "word"},
+            {"timestamp_granularities[]": "letter", "response_format": "verbose_json"},
             400,
             "invalid_value",
             "timestamp_granularities[]",

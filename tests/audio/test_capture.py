@@ -153,6 +153,76 @@ def test_a_slow_callback_loses_sound_and_it_is_told(open_microphone, until) -> N
     assert recording.skipped / RATE == pytest.approx(recording.lost_s, abs=0.5)
 
 
+def test_a_deaf_microphone_records_silence_and_loses_no_time(open_microphone, until) -> None:
+    microphone = open_microphone()
+    spoken = speech_like(1.0)
+    with record(microphone) as recording:
+        until(lambda: recording.has("ready"), 5)
+        recording.microphone.is_deaf = True
+        microphone.play(spoken).wait(20)
+        n_deaf = len(recording.samples())
+        until(lambda: len(recording.samples()) > n_deaf + RATE, 5)
+        assert not recording.samples().any()
+        recording.microphone.is_deaf = False
+        microphone.play(spoken).wait(20)
+        until(lambda: np.count_nonzero(recording.samples()) >= np.count_nonzero(spoken), 5)
+
+    assert recording.skipped == 0
+
+
+def test_a_short_stall_loses_nothing(open_microphone, until) -> None:
+    """The callback hangs for 0.6 s: the sound server keeps what came, and it is no lost device."""
+    microphone = open_microphone()
+    recording = record(microphone)
+    write, stall, is_stalled = recording.microphone.ring.write, threading.Event(), threading.Event()
+
+    def hindered(block: np.ndarray) -> int:
+        if stall.is_set() and not is_stalled.is_set():
+            is_stalled.set()
+            threading.Event().wait(0.6)
+        return write(block)
+
+    recording.microphone.ring.write = hindered  # type: ignore[method-assign]
+    spoken = speech_like(2.5)
+    with recording:
+        until(lambda: recording.has("ready"), 5)
+        player = microphone.play(spoken)
+        until(lambda: np.count_nonzero(recording.samples()) > RATE // 2, 10)
+        stall.set()
+        player.wait(20)
+        until(lambda: np.count_nonzero(recording.samples()) >= np.count_nonzero(spoken), 5)
+    heard = recording.samples()
+    start = int(np.flatnonzero(heard)[0]) - int(np.flatnonzero(spoken)[0])
+
+    assert is_stalled.is_set()
+    assert np.array_equal(heard[start : start + len(spoken)], spoken)
+    assert not recording.has("lost")
+    assert recording.skipped == 0
+
+
+def test_a_device_that_returns_with_another_rate(open_microphone, until, monkeypatch) -> None:
+    """Unplugged at 16 kHz mono, another plugged in at 48 kHz stereo: the pitch of what is said stays."""
+    microphone = open_microphone()
+    with record(microphone) as recording:
+        until(lambda: recording.has("ready"), 5)
+        microphone.kill()
+        until(lambda: recording.has("lost"), 2)
+        monkeypatch.setenv("PULSE_SOURCE", "other.monitor")
+        restart(microphone, "module-null-sink sink_name=other rate=48000 channels=2 norewinds=1")
+        until(lambda: recording.has("back"), 10)
+        n_before = len(recording.samples())
+        tone = (9000 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)).astype(np.int16)
+        microphone.play(tone, sink="other").wait(20)
+        until(lambda: np.count_nonzero(recording.samples()[n_before:]) > 1.8 * RATE, 5)
+    heard = recording.samples()[n_before:].astype(float)
+    loud = np.flatnonzero(np.abs(heard) > 2000)
+    sound = heard[loud[0] : loud[-1]]
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
+
+    assert np.argmax(spectrum) * RATE / len(sound) == pytest.approx(440, abs=1.5)
+    assert len(sound) == pytest.approx(2 * RATE, abs=0.1 * RATE)
+
+
 def test_devices_have_names_and_a_wrong_one_says_the_nearest(open_microphone) -> None:
     open_microphone()
     refresh()

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from audio.errors import AudioStopped, DigitalSilence
-from audio.events import Commit, DictationEvent, Dropped, Ended, Failed, Final, Partial, Ready
+from audio.events import (
+    Commit,
+    DeviceChanged,
+    DictationEvent,
+    Dropped,
+    Ended,
+    Failed,
+    Final,
+    Partial,
+    Ready,
+)
 from audio.oracle import OracleRecognizer, TimedWord
 from audio.pcm import SAMPLE_RATE, PcmFormat, to_pcm, to_samples
 from audio.recognizer import Hypothesis, Recognition
@@ -258,5 +268,34 @@ def test_a_muted_microphone_is_a_digital_silence(open_microphone, until, detecto
     session.start()
     capture.start()
     until(lambda: any(isinstance(f.error, DigitalSilence) for f in heard.of(Failed)), 4)
+    capture.close()
+    assert heard.ended.wait(5)
+
+
+def test_an_unplugged_microphone_whose_stream_goes_on_elsewhere(
+    open_microphone, until, detector
+) -> None:
+    """The sound server moves the stream to another source: no flag says so, only zeros do; sound from there ends them."""
+    from audio.capture import CaptureHooks, CaptureOptions, Microphone
+
+    other = "module-null-sink sink_name=other rate=16000 channels=1 format=s16le norewinds=1"
+    microphone = open_microphone(other)
+    hooks = CaptureHooks(device=lambda *_: None, dropped=lambda _: None, failed=lambda _: None)
+    capture = Microphone(CaptureOptions(device=microphone.device), hooks)
+    heard = Listener()
+    hearing = Hearing(detector, OracleRecognizer([]))
+    options = SessionOptions(idle_s=None)
+    session = DictationSession(options, hearing, capture.form, capture.ring, heard)
+    session.start()
+    capture.start()
+    until(lambda: bool(heard.of(Ready)), 5)
+    noise = np.random.default_rng(0).integers(-3000, 3000, SAMPLE_RATE).astype(np.int16)
+    microphone.play(noise).wait(20)
+    modules = microphone.control("list", "short", "modules").splitlines()
+    [number] = [line.split()[0] for line in modules if "sink_name=mic " in line]
+    microphone.control("unload-module", number)
+    until(lambda: any(isinstance(f.error, DigitalSilence) for f in heard.of(Failed)), 6)
+    microphone.play(noise, sink="other").wait(20)
+    until(lambda: any(e.state == "audible" for e in heard.of(DeviceChanged)), 5)
     capture.close()
     assert heard.ended.wait(5)

@@ -30,6 +30,7 @@ CALLS: dict[str, list[list[str]]] = {
     "pair revoke": [[MARK]],
     "models list": [[]],
     "models import": [["{file}"]],
+    "models quantize": [["{file}", "{out}"]],
     "adapters list": [[], ["--base", MARK]],
     "adapters show": [[MARK]],
     "adapters verify": [[MARK]],

@@ -104,9 +104,11 @@ def test_a_speech_model_may_write_itself(
     speech = encoded(runtime)
     assert speech.heard
     assert set(speech.heard) <= set(pieces)
+    assert speech.words is not None
+    said = runtime.tokenizer().decode(speech.heard)
+    assert [word.text for word in speech.words] == said.split()
     result = generate(runtime, task="dictate", text="", speech=speech).result
     assert result.speech is not None
-    said = runtime.tokenizer().decode(speech.heard)
     assert result.choices[0].text == ("" if result.speech.kind == "none" else said)
     assert result.choices[0].finish_reason == "stop"
     assert result.usage.completion_tokens == 0

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from adapters.composition import LoraWeights, compose
+from pushkin_runtime.affine import quantize
 from pushkin_runtime.engines.base import EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
 from pushkin_runtime.errors import InvalidRequest
-from pushkin_runtime.merge import WeightedAdapter, merge, quantize
+from pushkin_runtime.merge import WeightedAdapter, merge
 from pushkin_runtime.model_config import Quantization
 from pushkin_runtime.model_store import ModelSpec, base_model, open_model
 

@@ -17,9 +17,11 @@ from pushkin_runtime.engines.base import SpeechEncoder
 from pushkin_runtime.engines.registry import SPEECH_ENCODERS, create_speech_encoder
 from pushkin_runtime.errors import CapabilityMissing, ModelCorrupt
 from pushkin_runtime.log_mel import log_mel
+from pushkin_runtime.speech import spoken_words
 from pushkin_runtime.speech_folder import read_encoder
 from pushkin_runtime.speech_model import (
     SILENCE_ROWS,
+    HeardToken,
     Projector,
     compressed,
     encoder_config,
@@ -28,6 +30,7 @@ from pushkin_runtime.speech_model import (
     transcript,
     whole_rows,
 )
+from pushkin_runtime.tokenizer import TextTokenizer
 from tests.pushkin_runtime.speech_files import (
     ENCODER,
     N_STACK,
@@ -36,6 +39,8 @@ from tests.pushkin_runtime.speech_files import (
     tiny_encoder,
     write_encoder,
 )
+
+MINI = Path(__file__).parents[2] / "models" / "pushkin-mini"
 
 TOLERANCE = 2e-4
 PROJECTOR = Projector(
@@ -163,7 +168,24 @@ def test_one_row_stays_for_each_sound_and_each_long_silence() -> None:
         len(compressed(rows[2:4], PROJECTOR)) == 1
     )  # a short silence alone is still something to read
     assert runs(np.zeros(0, np.int64)) == []
-    assert transcript(np.array(sounds), (71, 72)) == (71, 71, 72, 72)
+    heard = transcript(np.array(sounds), (71, 72))
+    assert [found.token for found in heard] == [71, 71, 72, 72]
+    assert [(found.start, found.stop) for found in heard] == [(0, 2), (4, 5), (5, 7), (15, 16)]
+
+
+def test_words_begin_where_their_first_token_is_heard() -> None:
+    tokenizer = TextTokenizer(MINI / "tokenizer.json", 1 << 20)
+    ids = tokenizer.encode(" новая строка")
+    words = [tokenizer.decode([i]) for i in ids]
+    at = next(i for i, text in enumerate(words) if i and text.startswith(" "))
+    heard = [HeardToken(token, 3 * i, 3 * i + 2) for i, token in enumerate(ids)]
+
+    found = spoken_words(tokenizer, heard, 960, 960 * (3 * len(ids) - 2))
+
+    assert [word.text for word in found] == ["новая", "строка"]
+    assert (found[0].start, found[0].end) == (0, 960 * (3 * at - 1))
+    assert (found[1].start, found[1].end) == (960 * 3 * at, 960 * (3 * len(ids) - 2))
+    assert spoken_words(tokenizer, [], 960, 0) == ()
 
 
 def test_speech_is_padded_to_whole_rows_never_cut() -> None:

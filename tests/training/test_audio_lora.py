@@ -12,7 +12,7 @@ import torch
 from pushkin_runtime.model_store import open_model
 from pushkin_runtime.prompt import build_prompt
 from pushkin_runtime.speech_folder import read_projector
-from pushkin_runtime.speech_model import compressed
+from pushkin_runtime.speech_model import SILENCE_ROWS, Projector, compressed
 from pushkin_runtime.speech_types import SpeechRows
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
@@ -136,6 +136,29 @@ def test_what_is_exported_is_what_was_trained(
     found = compressed(every.astype(np.float32), projector)
     assert found.shape == wanted.shape
     assert np.abs(found - wanted.numpy()).max() < 0.05 * projector.row_rms  # float16 in the file
+
+
+def test_silences_become_the_same_rows_as_in_serving(
+    run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
+) -> None:
+    """Every silence of SILENCE_ROWS or more is one row that says <sil>, a shorter one is none."""
+    model, _, _ = parts_of(run, tokenizer, pieces, examples)
+    weight = model.ctc_weight
+    torch.manual_seed(0)
+    weight.copy_(torch.nn.functional.normalize(torch.randn_like(weight), dim=1))
+    sounds = [5, 5, *[0] * SILENCE_ROWS, 9, *[0] * (SILENCE_ROWS - 1), 5, *[0] * 3 * SILENCE_ROWS]
+    rows = 10 * weight[sounds]
+    assert model.ctc_logits(rows).argmax(-1).tolist() == sounds
+    [wanted] = model.compressed(rows[None], [len(sounds)])
+    nothing = np.zeros((0, 0), np.float32)
+    bias = np.zeros(len(weight), np.float32)
+    rms = float(model.projector.text_rms)
+    projector = Projector(3, nothing, nothing, nothing, nothing, rms, weight.numpy(), bias)
+
+    found = compressed(rows.numpy(), projector)
+
+    assert np.abs(found - wanted.numpy()).max() < 1e-4 * rms
+    assert (found @ projector.heard.T).argmax(1).tolist() == [5, 0, 9, 5, 0]
 
 
 def test_training_reads_the_prompt_that_serving_builds(
