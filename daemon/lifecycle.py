@@ -182,6 +182,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
         max_active=runtime.max_active,
         n_threads=runtime.threads,
         stall_s=runtime.stall_limit_s,
+        cache_dir=loaded.paths.cache,
         adapters=AdapterOptions(
             roots=adapter_roots(model_dir, loaded.paths),
             budget_bytes=adapters.adapters_budget_mb * 2**20,

@@ -61,7 +61,8 @@ class RuntimeOptions:
 
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
+    max_active: generations taking turns. n_threads: CPU threads of the torch and executorch engines.
+    cache_dir: of what an engine builds from a model. adapters: where they
     are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
     unless the model is known to be slow (`Liveness.limit_s`).
     """
@@ -77,6 +78,7 @@ class RuntimeOptions:
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
     model_roots: tuple[Path, ...] = ()
     stall_s: float = STALL_S
+    cache_dir: Path | None = None
 
 
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
@@ -307,6 +309,7 @@ class Runtime:
                 model_dir=self.options.model_dir,
                 context_length=self.options.context_length,
                 n_threads=self.options.n_threads,
+                cache_dir=self.options.cache_dir,
             ),
         )
         shop = Workshop(

@@ -51,6 +51,13 @@ def find_program(spec: ModelSpec, cache_dir: Path | None) -> Iterator[Path]:
     yield path
 
 
+def describe(spec: ModelSpec) -> dict[str, str]:
+    """What a model's program computes with, for people."""
+    lora_dtype, kv_dtype = (str(dtype).removeprefix("torch.") for dtype in dtypes(spec))
+    weights = "int4, 8-bit activations" if is_quantized(spec) else "float32"
+    return {"weights": weights, "adapters": lora_dtype, "keys and values": kv_dtype}
+
+
 def program_name(spec: ModelSpec) -> str:
     """The file's name in the cache folder: model, ExecuTorch, and our own format of the methods."""
     from pushkin_runtime.engines.executorch_export import FORMAT

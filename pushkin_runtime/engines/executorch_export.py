@@ -61,9 +61,7 @@ def export_program(
         )
 
 
-def _export_body(
-    parts: Parts, lora_dtype: torch.dtype, kv_dtype: torch.dtype
-) -> ExportedProgram:
+def _export_body(parts: Parts, lora_dtype: torch.dtype, kv_dtype: torch.dtype) -> ExportedProgram:
     c = parts.config
     body = Body(parts, lora_dtype).eval()
     rows = Dim("rows", min=1, max=MAX_ROWS)

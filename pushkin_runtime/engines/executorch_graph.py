@@ -43,6 +43,8 @@ class Parts:
 class RmsNorm(nn.Module):
     """Root-mean-square norm over the last dimension; the mean is a product with a constant row."""
 
+    weight: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__()
         n = weight.shape[0]
@@ -92,7 +94,7 @@ class Layer(nn.Module):
     def __init__(self, parts: Parts, index: int, lora_dtype: torch.dtype) -> None:
         super().__init__()
         c, p = parts.config, f"layers.{index}."
-        self.config, self.is_global, self.lora_dtype = c, c.is_global(index), lora_dtype
+        self.config, self.lora_dtype = c, lora_dtype
         self.linears = nn.ModuleList(Adapted(parts.linear(p + name)) for name in LINEARS)
         eps = c.rms_norm_eps
         self.norm_in = RmsNorm(parts.norm(p + "input_layernorm.weight"), eps)
@@ -161,10 +163,14 @@ class Layer(nn.Module):
 class Body(nn.Module):
     """All layers: rows as they enter the first → rows as they leave the last."""
 
+    local_frequencies: torch.Tensor
+    global_frequencies: torch.Tensor
+
     def __init__(self, parts: Parts, lora_dtype: torch.dtype) -> None:
         super().__init__()
         c = parts.config
         self.layers = nn.ModuleList(Layer(parts, i, lora_dtype) for i in range(c.n_layers))
+        self.kinds = [c.is_global(i) for i in range(c.n_layers)]
         self.register_buffer("local_frequencies", _frequencies(c.head_dim, c.rope_local_theta, 1.0))
         self.register_buffer(
             "global_frequencies", _frequencies(c.head_dim, c.rope_theta, c.rope_factor)
@@ -180,15 +186,14 @@ class Body(nn.Module):
         adapters: Sequence[Sequence[Adapter]],
     ) -> torch.Tensor:
         """x: (n, hidden_size); positions: (n, 1, 1) float; masks: (n, n_keys), 0 or -inf."""
-        turns = {}
-        for is_global in (False, True):
-            frequencies = self.global_frequencies if is_global else self.local_frequencies
-            angles = positions * frequencies
-            turns[is_global] = angles.cos(), angles.sin()
+        turns = {
+            False: _turn(positions * self.local_frequencies),
+            True: _turn(positions * self.global_frequencies),
+        }
         masks = {False: local_mask, True: global_mask}
-        for layer, layer_kv, layer_adapters in zip(self.layers, kv, adapters, strict=True):
-            kind = layer.is_global
-            x = layer(x, turns[kind], masks[kind], layer_kv, layer_adapters)
+        for i, layer in enumerate(self.layers):
+            kind = self.kinds[i]
+            x = layer(x, turns[kind], masks[kind], kv[i], adapters[i])
         return x
 
 
@@ -209,6 +214,10 @@ def _gelu(x: torch.Tensor) -> torch.Tensor:
     """GELU's tanh approximation; XNNPACK's own node is the exact one, whatever is asked of it."""
     cubic = x * (x * x * (0.044715 * GELU_SLOPE) + GELU_SLOPE)
     return x * torch.sigmoid(cubic)
+
+
+def _turn(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return angles.cos(), angles.sin()
 
 
 def _frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:

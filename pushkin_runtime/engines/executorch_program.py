@@ -25,16 +25,21 @@ class ExecutorchProgram:
         runtime = _runtime()
         if runtime._threadpool_get_thread_count() != n_threads:
             runtime._unsafe_reset_threadpool(n_threads)
-        with translated(str(path)):
+        try:
             self._program = runtime._load_program(str(path))
             found = tuple(
                 self._program.load_method(name).call(())[0] for name in ("format", "digest")
             )
-            if found != (FORMAT, digest):
-                raise ModelCorrupt(
-                    f"{path}: made for format {found[0]} and model {found[1]:.12}, expected {FORMAT} and "
-                    f"{digest:.12}. Export the model again."
-                )
+        except RuntimeError as error:
+            raise ModelCorrupt(
+                f"{path}: not a program that ExecuTorch can open ({error}). Remove it, or export the model again."
+            ) from error
+        if found != (FORMAT, digest):
+            raise ModelCorrupt(
+                f"{path}: made for format {found[0]} and model {found[1]:.12}, expected {FORMAT} and "
+                f"{digest:.12}. Export the model again."
+            )
+        with translated("the program's loading"):
             self._forward = self._program.load_method("forward")
             self._head = self._program.load_method("head")
 

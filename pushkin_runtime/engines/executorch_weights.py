@@ -20,7 +20,13 @@ from pushkin_runtime.model_store import ModelSpec
 
 GROUP_SIZE = 32  # of a matrix that is rounded here
 _MIDDLE = 8  # the code that stands for zero
-_CLIPPINGS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's largest value, that its scale may be fitted to
+_CLIPPINGS = (
+    1.0,
+    0.95,
+    0.9,
+    0.85,
+    0.8,
+)  # of a group's largest value, that its scale may be fitted to
 
 
 def read_norm(spec: ModelSpec, name: str) -> torch.Tensor:
@@ -57,7 +63,7 @@ def _xnnpack_weight(stored: StoredMatrix) -> torch.Tensor:
         codes,
         scales,
         torch.zeros_like(scales, dtype=torch.int8),
-        torch.int4,
+        torch.int4,  # type: ignore[attr-defined]
         (1, codes.shape[1] // scales.shape[1]),
         torch.float32,
         "int8_asym_per_token",
@@ -72,10 +78,9 @@ def symmetric_codes(stored: StoredMatrix) -> tuple[torch.Tensor, torch.Tensor]:
     of a few. Scales are bfloat16 numbers, which is what XNNPACK keeps.
     """
     scales, biases = stored.scales.float(), stored.biases.float()
-    if stored.bits == 4 and torch.equal(biases, -_MIDDLE * scales):
-        if torch.equal(scales.to(torch.bfloat16).float(), scales):
-            codes = stored.codes().to(torch.int8) - _MIDDLE
-            return codes, scales
+    is_symmetric = stored.bits == 4 and torch.equal(biases, -_MIDDLE * scales)
+    if is_symmetric and torch.equal(scales.to(torch.bfloat16).float(), scales):
+        return stored.codes().to(torch.int8) - _MIDDLE, scales
     weights = dequantize(stored)
     groups = weights.view(weights.shape[0], -1, GROUP_SIZE)
     largest = groups.abs().amax(dim=-1)

@@ -24,6 +24,7 @@ ENGINES: dict[str, str] = {
 SPEECH_ENCODERS: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
     "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
+    "executorch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
 }
 
 MODEL_FREE = frozenset({"scripted"})
@@ -78,7 +79,7 @@ def create_speech_encoder(
     """
     if engine not in SPEECH_ENCODERS:
         raise CapabilityMissing(
-            f"The {engine} engine cannot hear; use mlx or torch.", param="speech"
+            f"The {engine} engine cannot hear; use mlx, torch or executorch.", param="speech"
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)
