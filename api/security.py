@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.brake import Brake
 from api.errors import ApiError
-from api.scopes import ROUTES, WEBSOCKET, RouteTable, TokenScope, broadest, covers
+from api.scopes import ROUTES, WEBSOCKET, RouteScope, RouteTable, TokenScope, broadest, covers
 from api.services import ApiLimits, Services
 from api.tokens import Headers, credential_of, find_token
 
@@ -74,8 +74,13 @@ def check_request(scope: Scope, services: Services, table: RouteTable) -> None:
     method = scope.get("method", WEBSOCKET)
     _check_host(headers, _hosts_of(scope, services))
     _check_browser(headers, method)
-    if table.needed(method, scope["path"]) != "open":
-        _check_scope(_scope_of(headers, services), method, scope["path"], table)
+    needed = table.needed(method, scope["path"])
+    if needed != "open":
+        held = _scope_of(headers, services)
+        if needed is None:
+            _refuse_unknown(held, scope["path"], table)
+        else:
+            _check_scope(held, needed)
     if scope["type"] == "http":
         _check_body_headers(headers, method, body_rules(scope, services.limits))
 
@@ -148,17 +153,18 @@ def _scope_of(headers: Headers, services: Services) -> TokenScope:
     )
 
 
-def _check_scope(held: TokenScope, method: str, path: str, table: RouteTable) -> None:
-    """Raise ApiError unless a token of scope `held` may use this route."""
-    if held == "admin":
-        return
-    needed = table.needed(method, path)
-    if needed is None:
-        methods = table.methods(path)
-        if not methods:
-            raise ApiError("unknown_path", "there is nothing at this path; see openapi.json")
+def _refuse_unknown(held: TokenScope, path: str, table: RouteTable) -> None:
+    """Raise ApiError for a request that the table does not name; a route that it has forgotten is the admin's."""
+    methods = table.methods(path)
+    if methods:
         allow = ", ".join(methods)
         raise ApiError("method_not_allowed", f"this path takes {allow}", headers={"Allow": allow})
+    if held != "admin":
+        raise ApiError("unknown_path", "there is nothing at this path; see openapi.json")
+
+
+def _check_scope(held: TokenScope, needed: RouteScope) -> None:
+    """Raise ApiError unless a token of scope `held` may use a route that needs `needed`."""
     if not covers(held, needed):
         raise ApiError(
             "scope_insufficient",
@@ -181,9 +187,10 @@ def _check_body_headers(headers: Headers, method: str, rules: BodyRules) -> None
     lengths = _values(headers, b"content-length")
     is_chunked = bool(_values(headers, b"transfer-encoding"))
     has_body = is_chunked or any(length != b"0" for length in lengths)
-    if not has_body and method not in _METHODS_WITH_BODY:
-        return
-    _check_content_type(headers, rules)
+    if not has_body and not _values(headers, b"content-type"):
+        return  # nothing that a page could have smuggled in; a route that needs a body says so
+    if has_body or method in _METHODS_WITH_BODY:
+        _check_content_type(headers, rules)
     if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         raise ApiError("invalid_request", "Content-Length must be one whole number")
     # The digits are counted first: int() of thousands of them would raise.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from api.errors import ApiError
 from api.json_text import json_bytes
+from api.sse import data_frame
 from audio.files import Segment, Transcript
 
 Granularity = Literal["segment", "word"]
@@ -20,7 +23,56 @@ _MEDIA_TYPES: dict[ResponseFormat, str] = {
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
 }
+TEXT_TYPES = tuple(kind.partition(";")[0] for kind in _MEDIA_TYPES.values() if "charset" in kind)
 _LANGUAGES = {"en": "english", "ru": "russian"}
+
+
+class TranscriptSegment(TypedDict):
+    """One utterance, in seconds from the start; what only Whisper knows is 0 or empty."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class TranscriptWord(TypedDict):
+    """In seconds from the start."""
+
+    word: str
+    start: float
+    end: float
+
+
+class TranscriptAnswer(TypedDict):
+    """`json` has `text` alone, `verbose_json` has what `timestamp_granularities[]` asks for."""
+
+    task: NotRequired[Literal["transcribe"]]
+    language: NotRequired[str]
+    duration: NotRequired[float]
+    text: str
+    segments: NotRequired[list[TranscriptSegment]]
+    words: NotRequired[list[TranscriptWord]]
+
+
+class TranscriptDelta(TypedDict):
+    """More text, in a stream."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+
+
+class TranscriptDone(TypedDict):
+    """The whole text, at the end of a stream."""
+
+    type: Literal["transcript.text.done"]
+    text: str
 
 
 def media_type(form: ResponseFormat) -> str:
@@ -38,7 +90,7 @@ def rendered(
     render = _RENDERERS.get(form)
     if render is not None:
         return render(transcript.segments).encode()
-    body: dict[str, Any] = {"text": transcript.text}
+    body: TranscriptAnswer = {"text": transcript.text}
     if form == "verbose_json":
         body = {
             "task": "transcribe",
@@ -56,25 +108,17 @@ def rendered(
 def delta_frame(segment: Segment, *, is_first: bool) -> bytes:
     """A streamed segment; deltas joined are the text."""
     text = segment.text if is_first else f" {segment.text}"
-    return _frame({"type": "transcript.text.delta", "delta": text})
+    delta: TranscriptDelta = {"type": "transcript.text.delta", "delta": text}
+    return data_frame(delta)
 
 
 def done_frame(transcript: Transcript) -> bytes:
     """The end of a stream."""
-    return _frame({"type": "transcript.text.done", "text": transcript.text})
+    done: TranscriptDone = {"type": "transcript.text.done", "text": transcript.text}
+    return data_frame(done)
 
 
-def error_frame(body: object) -> bytes:
-    """An error after the first byte; OpenAI's clients raise it."""
-    return _frame(body)
-
-
-def _frame(body: object) -> bytes:
-    return b"data: %b\n\n" % json_bytes(body)
-
-
-def _verbose(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment as Whisper's clients expect it; what only Whisper knows is 0."""
+def _verbose(number: int, segment: Segment) -> TranscriptSegment:
     return {
         "id": number,
         "seek": 0,
@@ -89,7 +133,7 @@ def _verbose(number: int, segment: Segment) -> dict[str, Any]:
     }
 
 
-def _words(segment: Segment) -> list[dict[str, Any]]:
+def _words(segment: Segment) -> list[TranscriptWord]:
     if segment.words is None:
         raise ApiError(
             "invalid_value",

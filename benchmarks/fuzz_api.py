@@ -61,7 +61,6 @@ def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> Report:
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", str(REPOSITORY / "openapi.json")),
             *("--url", f"http://127.0.0.1:{daemon.target.port}", "--checks", "all"),
-            *("--exclude-checks", "ignored_auth"),
             *("--generation-with-security-parameters", "false"),
             *("--max-examples", str(max(1, n_cases // n_operations)), "--seed", str(seed)),
             *("--request-timeout", str(_REQUEST_TIMEOUT_S), "--continue-on-failure", "--no-color"),

@@ -5,7 +5,8 @@ to say so in the logs and to end at once. The kernel drops the lock and the sock
 the endpoint file, as after `kill -9`.
 
 Only looks that found a stall count towards the end, one a second: neither a sleeping machine nor a stopped
-process looks. While nothing is generated nobody looks at all.
+process looks. While nothing is generated nobody looks at all. A call that holds the interpreter lock stops this thread
+as well: then `guardian.py` ends the process, from outside.
 """
 
 from __future__ import annotations
@@ -37,10 +38,24 @@ class Watched(Protocol):
         """Whether there is work and nothing moves."""
 
 
+class Guarding(Protocol):
+    """The part of a guardian that is told what goes on."""
+
+    def beat(self) -> None:
+        """There is work, and Python runs."""
+
+    def rest(self) -> None:
+        """There is nothing to do."""
+
+    def close(self) -> None:
+        """Nobody will tell more."""
+
+
 class Watchdog:
     """A thread that looks every `tick_s` while there is work.
 
     grace_s: how long generation stays dead, and `/health` says so, before `end` is called; 0 is for ever.
+    guard: makes what watches over this thread.
     """
 
     def __init__(
@@ -49,11 +64,12 @@ class Watchdog:
         *,
         grace_s: float,
         end: Callable[[], object],
+        guard: Callable[[], Guarding] | None = None,
         tick_s: float = TICK_S,
     ) -> None:
         self._runtime = runtime
         self._patience = math.ceil(grace_s / tick_s)
-        self._end, self._tick_s = end, tick_s
+        self._end, self._guard, self._tick_s = end, guard, tick_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -67,14 +83,31 @@ class Watchdog:
         self._stopping.set()
 
     def _run(self) -> None:
+        guardian = self._guard() if self._guard else None
+        try:
+            self._look_on(guardian)
+        finally:
+            if guardian is not None:
+                guardian.close()
+
+    def _look_on(self, guardian: Guarding | None) -> None:
         n_stalled = 0
-        while self._runtime.wait_for_work() and not self._stopping.wait(self._tick_s):
+        while self._await_work(guardian) and not self._stopping.wait(self._tick_s):
             n_stalled = n_stalled + 1 if self._runtime.is_stalled() else 0
             if n_stalled == 1:
                 log.error("generation does not move", extra={"grace_looks": self._patience})
             if n_stalled > self._patience:
                 self._end()
                 return
+
+    def _await_work(self, guardian: Guarding | None) -> bool:
+        if guardian is None:
+            return self._runtime.wait_for_work()
+        if not self._runtime.wait_for_work(0):
+            guardian.rest()
+        has_work = self._runtime.wait_for_work()
+        guardian.beat()
+        return has_work
 
 
 def end_dead(faults: IO[bytes]) -> NoReturn:

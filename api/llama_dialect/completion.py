@@ -5,38 +5,50 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from api.errors import LlamaErrorBody
 from api.generation_group import GenerationGroup, owned_generations
 from api.json_route import StrictJsonRoute
 from api.json_text import json_bytes
-from api.llama_dialect.answers import LlamaCompletion, Order, completion_answers
+from api.llama_dialect.answers import (
+    LlamaCompletion,
+    LlamaCompletionFrame,
+    Order,
+    completion_answers,
+)
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.lora import chosen_adapters
 from api.llama_dialect.requests import check_supported, generation_requests
 from api.llama_dialect.stream import CompletionStream, ping_interval_s
-from api.openapi import llama_error_responses
+from api.responses import (
+    answers,
+    json_text,
+    llama_error_responses,
+    schema_of,
+    unnamed_events,
+)
 from api.services import RequestIdDep, Services, ServicesDep
 from api.sse import EventStream
 from pushkin_runtime.prompt import text_prefix
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Failed, GenerationRequest
 
-_STREAM: dict[str, Any] = {
-    "text/event-stream": {
-        "schema": {"type": "string"},
-        "x-events": "`data:` lines: frames with `stop: false`, then an answer for each choice, or an error",
-    }
-}
+_ANSWER = schema_of(LlamaCompletion)
+_ANSWERS = {"anyOf": [_ANSWER, {"type": "array", "items": _ANSWER}]}
+# Frames with `stop: false`, then an answer for each choice, or an error.
+EVENTS = unnamed_events(
+    "LlamaCompletionEvent", json_text(LlamaCompletionFrame, LlamaCompletion, LlamaErrorBody)
+)
 
 router = APIRouter(
     tags=["llama-server"],
     route_class=StrictJsonRoute,
     default_response_class=Response,
     responses={
-        200: {"model": LlamaCompletion | list[LlamaCompletion], "content": _STREAM},
+        200: answers(_ANSWERS, stream=EVENTS),
         **llama_error_responses(400, 401, 403, 404, 413, 415, 421, 500, 501, 503),
     },
 )

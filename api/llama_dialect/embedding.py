@@ -15,7 +15,7 @@ from api.embedding import embed
 from api.json_route import StrictJsonRoute
 from api.llama_dialect.bodies import LlamaBody
 from api.openai_dialect.bodies import Inputs, nothing_empty
-from api.openapi import llama_error_responses
+from api.responses import llama_error_responses
 from api.schemas import MAX_TEXT_CHARS
 from api.services import ServicesDep
 

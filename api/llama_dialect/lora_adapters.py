@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from api.json_route import StrictJsonRoute
 from api.llama_dialect.bodies import LoraEntry
 from api.llama_dialect.lora import installed, named
-from api.openapi import llama_error_responses
+from api.responses import llama_error_responses
 from api.services import Services, ServicesDep
 from pushkin_runtime.types import AdapterState, AdapterStatus
 

@@ -12,7 +12,7 @@ from api.json_route import StrictJsonRoute
 from api.llama_dialect.answers import generation_settings
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.requests import NO_SEED, sampling
-from api.openapi import llama_error_responses
+from api.responses import llama_error_responses
 from api.services import Services, ServicesDep
 from pushkin_runtime.errors import NotReady
 from pushkin_runtime.sampling import resolve

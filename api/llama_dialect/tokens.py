@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from api.errors import ApiError
 from api.json_route import StrictJsonRoute
 from api.llama_dialect.bodies import DetokenizeBody, TokenizeBody
-from api.openapi import llama_error_responses
+from api.responses import llama_error_responses
 from api.services import ServicesDep
 from pushkin_runtime.tokenizer import TextTokenizer
 

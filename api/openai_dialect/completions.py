@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from adapters.errors import AdapterNotFound
-from api.errors import ApiError
+from api.errors import ApiError, ErrorBody
 from api.generation_group import GenerationGroup, owned_generations
 from api.json_route import StrictJsonRoute
 from api.json_text import json_bytes
@@ -22,13 +22,17 @@ from api.openai_dialect.completion_stream import (
     StreamStyle,
     completion_frames,
 )
-from api.openapi import error_responses
+from api.responses import answers, error_responses, json_text, unnamed_events
 from api.services import RequestIdDep, ServicesDep
 from api.sse import EventStream
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Failed
 
 router = APIRouter(tags=["openai"], route_class=StrictJsonRoute)
+
+EVENTS = unnamed_events(
+    "CompletionEvent", json_text(CompletionAnswer, ErrorBody), {"const": "[DONE]"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +94,7 @@ def _style(body: CompletionBody) -> StreamStyle | None:
     summary="Complete a text",
     response_class=Response,
     responses={
-        200: {
-            "model": CompletionAnswer,
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
+        200: answers(CompletionAnswer, stream=EVENTS),
         **error_responses(400, 401, 403, 404, 413, 415, 421, 422, 500, 501, 503),
     },
 )

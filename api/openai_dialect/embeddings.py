@@ -15,7 +15,7 @@ from api.errors import ApiError
 from api.json_route import StrictJsonRoute
 from api.json_text import json_bytes
 from api.openai_dialect.bodies import DEFAULT_MODEL, EmbeddingsBody
-from api.openapi import error_responses
+from api.responses import answers, error_responses
 from api.services import ServicesDep
 
 router = APIRouter(tags=["openai"], route_class=StrictJsonRoute)
@@ -50,7 +50,7 @@ class EmbeddingList(TypedDict):
     summary="Embed texts",
     response_class=Response,
     responses={
-        200: {"model": EmbeddingList},
+        200: answers(EmbeddingList),
         **error_responses(400, 401, 403, 404, 413, 415, 421, 500, 501, 503),
     },
 )

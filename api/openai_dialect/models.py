@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 from api.errors import ApiError
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.services import Services, ServicesDep
 
 router = APIRouter(tags=["openai"])

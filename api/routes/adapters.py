@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.schemas import AdapterName, LoadAdapterBody
 from api.services import ServicesDep
 from pushkin_runtime.types import AdapterState, AdapterStatus

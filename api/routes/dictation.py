@@ -15,7 +15,7 @@ from api.dictation_schemas import ControlMessage, StartMessage, SwitchBody
 from api.errors import ApiError, as_api_error, log_failure
 from api.json_route import StrictJsonRoute
 from api.json_text import JsonRefused, json_bytes, parse_json
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.schemas import Body
 from api.services import DictationDep, Services
 from api.validation import refusal

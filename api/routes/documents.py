@@ -21,7 +21,7 @@ from api.document_answers import (
 )
 from api.document_schemas import DocumentBody, RebuildBody
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.schemas import DocumentId
 from api.services import IndexDep
 from api.uploads import read_upload

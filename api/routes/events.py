@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
+from typing_extensions import TypedDict
 
+from api.dictation_events import DictationEventAnswer
+from api.document_answers import IndexEventAnswer
 from api.errors import ApiError
-from api.openapi import error_responses
+from api.pairing import PairingEnd
+from api.responses import error_responses, named_events
 from api.services import Services, ServicesDep
 from api.sse import PING, sse_frame
 
 router = APIRouter(tags=["events"])
 
-_CONTENT: dict[str, Any] = {
-    "text/event-stream": {
-        "schema": {"type": "string"},
-        "x-events": {
-            "index": {"$ref": "#/components/schemas/IndexEventAnswer"},
-            "dictation": {"$ref": "#/components/schemas/DictationEventAnswer"},
-            "pairing": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": "string"},
-                    "state": {"enum": ["paired", "refused", "ended"]},
-                    "client": {"type": ["string", "null"]},
-                },
-            },
-            "dropped": {"type": "object", "properties": {"n": {"type": "integer"}}},
-        },
-    }
-}
+
+class PairingEvent(TypedDict):
+    """The SSE event `pairing`; `client` is its name once it has the code."""
+
+    id: str
+    state: PairingEnd
+    client: str | None
+
+
+class DroppedEvent(TypedDict):
+    """The SSE event `dropped`: so many were lost, because the client did not read."""
+
+    n: int
+
+
+EVENTS = named_events(
+    "DaemonEvent",
+    {
+        "index": IndexEventAnswer,
+        "dictation": DictationEventAnswer,
+        "pairing": PairingEvent,
+        "dropped": DroppedEvent,
+    },
+)
 
 
 @router.get(
     "/v1/events",
     summary="Stream events until the client leaves or the daemon stops",
     response_class=StreamingResponse,
-    responses={**error_responses(401, 403, 421, 503), 200: {"content": _CONTENT}},
+    responses={
+        **error_responses(401, 403, 421, 503),
+        200: {"content": EVENTS.content()},
+    },
 )
 async def stream_events(services: ServicesDep) -> StreamingResponse:
     if services.events.is_full:

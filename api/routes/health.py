@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Literal, NotRequired, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
@@ -14,7 +14,7 @@ from api.identity import prove
 from api.json_text import json_bytes
 from api.metrics.index_meter import index_totals
 from api.metrics.process import resident_bytes
-from api.openapi import error_responses
+from api.responses import Responses, answers, error_responses
 from api.services import Services, ServicesDep
 from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 
@@ -143,9 +143,9 @@ class StatusAnswer(TypedDict):
     resident_bytes: int | None
 
 
-_HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": HealthAnswer},
-    503: {"model": HealthAnswer},
+_HEALTH_RESPONSES: Responses = {
+    200: answers(HealthAnswer),
+    503: {"description": "No text can be generated now", **answers(HealthAnswer)},
     **error_responses(400, 403, 421),
 }
 

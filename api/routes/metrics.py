@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.metrics.index_meter import index_totals
 from api.metrics.page import Moment, metrics_page
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.services import Services, ServicesDep
 
 router = APIRouter(tags=["life"])

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 
 from api.errors import ApiError
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
 from api.pairing import CODE_LIFETIME_S, Pairing, PairingRefused
+from api.responses import error_responses
 from api.schemas import Body
 from api.services import ServicesDep
 

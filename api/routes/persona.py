@@ -8,8 +8,8 @@ from functools import partial
 from fastapi import APIRouter
 
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
 from api.persona_answers import Learned, PersonaOverview, persona_answer
+from api.responses import error_responses
 from api.services import IndexDep
 
 router = APIRouter(tags=["persona"], route_class=StrictJsonRoute)

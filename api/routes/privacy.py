@@ -20,7 +20,7 @@ from api.document_answers import (
 )
 from api.document_schemas import ConsentBody, FolderBody, FolderName
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.services import IndexDep, ServicesDep
 from api.usage_answers import EverythingForgotten, erased_answer
 from indexer.service import ConsentChange

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 from api.errors import ApiError
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.services import ServicesDep
 
 router = APIRouter(tags=["requests"], responses=error_responses(401, 403, 404, 421))

@@ -11,11 +11,20 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from api.errors import as_api_error, log_failure
-from api.openapi import error_responses
+from api.errors import ErrorBody, as_api_error, log_failure
+from api.responses import answers, error_responses, json_text, unnamed_events
 from api.services import DictationDep, RequestIdDep
-from api.sse import PING, EventStream
-from api.transcription_answers import delta_frame, done_frame, error_frame, media_type, rendered
+from api.sse import PING, EventStream, data_frame
+from api.transcription_answers import (
+    TEXT_TYPES,
+    TranscriptAnswer,
+    TranscriptDelta,
+    TranscriptDone,
+    delta_frame,
+    done_frame,
+    media_type,
+    rendered,
+)
 from api.transcription_form import TranscriptionForm, read_transcription
 from audio.dictation import Dictation
 from audio.files import Segment, Transcript
@@ -45,6 +54,9 @@ _FORM: dict[str, Any] = {
         "stream": {"type": "boolean", "default": False},
     },
 }
+EVENTS = unnamed_events("TranscriptEvent", json_text(TranscriptDelta, TranscriptDone, ErrorBody))
+_ANSWER = answers(TranscriptAnswer, stream=EVENTS)
+_ANSWER["content"] |= {kind: {"schema": {"type": "string"}} for kind in TEXT_TYPES}
 _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 
 
@@ -52,7 +64,10 @@ _BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}
     "/v1/audio/transcriptions",
     summary="Transcribe a recording; nothing is written to the disk",
     response_class=Response,
-    responses=error_responses(400, 401, 403, 413, 415, 421, 422, 501, 503),
+    responses={
+        200: _ANSWER,
+        **error_responses(400, 401, 403, 413, 415, 421, 422, 501, 503),
+    },
     openapi_extra={"requestBody": _BODY},
 )
 async def create_transcription(
@@ -149,7 +164,7 @@ async def _frames(
         yield done_frame(await running.end())
     except Exception as error:  # noqa: BLE001 - past the headers only a frame can tell
         log_failure(error, request_id)
-        yield error_frame(as_api_error(error).body(request_id))
+        yield data_frame(as_api_error(error).body(request_id))
     finally:
         running.leave()
         watch.cancel()

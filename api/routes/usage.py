@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from api.json_route import StrictJsonRoute
-from api.openapi import error_responses
+from api.responses import error_responses
 from api.services import UsageDep
 from api.usage_answers import (
     ErasedAnswer,

@@ -8,22 +8,42 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from api.answers import GenerationAnswer, RenderResult, explained_answer, generation_answer
+from api.answers import (
+    DeltaEvent,
+    GenerationAnswer,
+    ProgressEvent,
+    RenderResult,
+    StartEvent,
+    explained_answer,
+    generation_answer,
+)
+from api.errors import ErrorBody
 from api.generation import Generation, owned_generation
 from api.json_route import StrictJsonRoute
 from api.json_text import json_bytes
-from api.openapi import STREAM_CONTENT, error_responses
+from api.responses import answers, error_responses, named_events
 from api.schemas import ContinueBody, RephraseBody, StoryBody
 from api.services import RequestIdDep, ServicesDep
 from api.sse import EventStream, stream_frames
 from pushkin_runtime.types import Failed
+
+EVENTS = named_events(
+    "WritingEvent",
+    {
+        "start": StartEvent,
+        "progress": ProgressEvent,
+        "delta": DeltaEvent,
+        "done": GenerationAnswer,
+        "error": ErrorBody,
+    },
+)
 
 router = APIRouter(
     tags=["writing"],
     route_class=StrictJsonRoute,
     default_response_class=Response,
     responses={
-        200: {"model": GenerationAnswer, "content": STREAM_CONTENT},
+        200: answers(GenerationAnswer, stream=EVENTS),
         **error_responses(400, 401, 403, 404, 413, 415, 421, 500, 501, 503),
     },
 )

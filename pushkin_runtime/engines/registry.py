@@ -8,6 +8,8 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pushkin_runtime.engines.base import Engine, EngineOptions, SpeechEncoder
 from pushkin_runtime.errors import CapabilityMissing, EngineUnavailable
@@ -56,18 +58,22 @@ def create_engine(choice: EngineChoice, options: EngineOptions) -> Engine:
 
     Raises ModelError for a bad model folder, EngineUnavailable when the library cannot be imported.
     """
+    engine: Engine = import_engine(choice, options.model_dir)(options)
+    return engine
+
+
+def import_engine(choice: EngineChoice, model_dir: Path) -> Any:
+    """Import the chosen engine's class, seconds of work for some; by any thread. Raises as `create_engine`."""
     if choice.name not in MODEL_FREE:
-        require_files(options.model_dir)  # before seconds of imports
+        require_files(model_dir)  # before seconds of imports
     module_name, class_name = ENGINES[choice.name].split(":")
     try:
-        module = importlib.import_module(module_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
         raise EngineUnavailable(
             f"The {choice.name} engine needs a library that cannot be imported here ({error}). "
             "Install the project again, or choose another engine."
         ) from error
-    engine: Engine = getattr(module, class_name)(options)
-    return engine
 
 
 def create_speech_encoder(

@@ -165,7 +165,8 @@ async def test_no_auth_lets_everybody_write_and_turns_off_nothing_else(start_dae
 @pytest.mark.parametrize(
     "headers",
     [
-        [],
+        [(b"content-length", b"23")],
+        [(b"transfer-encoding", b"chunked")],
         [(b"content-type", b"")],
         [(b"content-type", b"text/plain")],
         [(b"content-type", b"application/x-www-form-urlencoded")],
@@ -282,6 +283,31 @@ async def test_a_wrong_method_is_405_and_says_which_is_right(ask, method):
     assert call.status == 405
     assert dict(call.messages[0]["headers"])[b"allow"] == b"POST"
     assert code_of(call) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("content_type", [b"text/plain", b"application/json"])
+async def test_a_wrong_method_is_405_whatever_is_sent(ask, content_type):
+    call = await ask([HOST, AUTH, (b"content-type", content_type)], "/v1/models", "POST")
+
+    assert code_of(call) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "expected"),
+    [
+        ("/v1/index/rebuild", "POST", (503, "index_closed")),  # there is none here
+        ("/v1/adapters/none/load", "POST", (404, "adapter_not_found")),
+        ("/infill", "POST", (501, "capability_missing")),
+        ("/v1/continue", "POST", (400, "invalid_json")),
+        ("/v1/completions", "POST", (400, "invalid_json")),
+    ],
+)
+async def test_a_request_without_a_body_needs_no_content_type(ask, path, method, expected):
+    for headers in ([], [(b"content-length", b"0")]):
+        call = await ask([HOST, AUTH, *headers], path, method, b"")
+        error = call.json().get("error", {})
+
+        assert (call.status, error.get("reason") or error.get("code")) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/continue/", "/docs", "/openapi.json", "/redoc"])

@@ -1,10 +1,14 @@
-"""A daemon whose engine, told to on stdin, hangs in a native call that nothing interrupts. Run by the tests."""
+"""A daemon whose engine, told to on stdin, hangs in a native call that nothing interrupts. Run by the tests.
+
+Told `lock`, the call keeps the interpreter lock as well, so that no Python runs any more.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import threading
+from collections.abc import Callable
 
 from daemon.announce import JsonAnnouncer
 from daemon.config import load
@@ -18,11 +22,11 @@ HANG_S = 3600
 class Trap(threading.Semaphore):
     """Lets every step pass until a line comes on stdin."""
 
-    is_set = False
+    hang: Callable[[int], int] | None = None
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        if self.is_set:
-            ctypes.CDLL(None).sleep(HANG_S)
+        if self.hang is not None:
+            self.hang(HANG_S)
         return True
 
 
@@ -30,8 +34,9 @@ def main() -> None:
     trap = Trap()
 
     def listen() -> None:
-        sys.stdin.readline()
-        trap.is_set = True
+        is_locking = sys.stdin.readline().strip() == "lock"
+        library = ctypes.PyDLL(None) if is_locking else ctypes.CDLL(None)
+        trap.hang = library.sleep
 
     threading.Thread(target=listen, daemon=True).start()
     engine = ScriptedEngine(texts=("word ",), endless=True, permits=trap)

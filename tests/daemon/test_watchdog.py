@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_an_engine_that_hangs_is_told_at_health_and_ends_the_process(
         assert client.get("/health").status_code == 200
         assert client.post("/v1/continue", json={"text": "x", "max_tokens": 1}).status_code == 200
     assert again.stop() == 0
+
+
+def test_an_engine_that_hangs_with_the_interpreter_locked_is_ended_from_outside(
+    start_daemon, home: Path
+) -> None:
+    daemon = start_daemon(
+        home, program=HANGING_DAEMON, PUSHKIN_STALL_LIMIT_S="1", PUSHKIN_RESTART_AFTER_S="1"
+    )
+    with daemon.client() as client:
+        body = {"text": CANARY, "max_tokens": 1024, "stream": True}
+        with client.stream("POST", "/v1/continue", json=body) as response:
+            assert response.status_code == 200
+            daemon.say("lock")
+            with pytest.raises(httpx.HTTPError):
+                list(response.iter_bytes())
+
+    assert daemon.process.wait(GUARD_S) == -signal.SIGABRT  # which launchd starts again
+    faults = (home / "logs" / "faults.log").read_text()
+    assert "hanging_daemon.py" in faults
+    assert CANARY not in faults
 
 
 def test_a_daemon_that_breaks_in_its_start_does_not_live_on_unheard(
