@@ -61,10 +61,9 @@ class RuntimeOptions:
 
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: CPU threads of the torch and executorch engines.
-    cache_dir: of what an engine builds from a model. adapters: where they
-    are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
-    unless the model is known to be slow (`Liveness.limit_s`).
+    max_active: generations taking turns. n_threads: of the CPU engines. cache_dir: of what an engine builds from a
+    model. adapters: where they are, what they may take, which ones are the defaults. model_roots: where speech
+    encoders are. stall_s: a longer unit of work hangs, unless the model is known to be slow (`Liveness.limit_s`).
     """
 
     model_dir: Path
