@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import signal
 import sys
 from dataclasses import replace
@@ -15,22 +14,16 @@ from pathlib import Path
 
 import psutil
 
-from adapters.draft import Provenance
-from adapters.install import write
-from adapters.peft_format import import_peft
 from benchmarks.harness import (
-    Daemon,
     Figure,
-    Flags,
     Report,
     describe_environment,
     figure,
     memory_bandwidth_gb_s,
     publish,
-    running_daemon,
     say,
 )
-from benchmarks.http_client import Client
+from benchmarks.our_peer import OurOptions, running_pushkin
 from benchmarks.peers import (
     Plan,
     Section,
@@ -40,58 +33,13 @@ from benchmarks.peers import (
     measure_mlx,
     measure_switch,
 )
-from benchmarks.peers_servers import AdapterSet, Prompt, Written
+from benchmarks.peers_servers import AdapterSet, Prompt
 from benchmarks.true_shape import Rig, open_rig
-from pushkin_runtime.model_store import base_model, open_model
 
 SWAP_BAR_MS = 5.0
 DISK_BAR_MS = 150.0
 DECODE_BARS_PERCENT = {"one": 20.0, "two": 30.0}
 REPEATS_FROM_DISK = 7
-CONFIG = """\
-[runtime]
-threads = {n_threads}
-kv_budget_mb = 4096
-[adapters]
-adapters_budget_mb = 2048
-continue_adapters = "none"
-"""
-
-
-class Pushkin:
-    """Our daemon as a peer; also keeps what each answer said of its adapters (milliseconds)."""
-
-    name = "pushkin"
-
-    def __init__(self, daemon: Daemon, client: Client) -> None:
-        self.pid, self.ready_s = daemon.pid, daemon.ready_s
-        self._client = client
-        self.adapter_ms: list[float] = []
-
-    def write(self, prompt: Prompt, adapters: AdapterSet, max_tokens: int = 1) -> Written:
-        body = {
-            "text": prompt.text,
-            "max_tokens": max_tokens,
-            "sampling": {"temperature": 0},
-            "adapters": [{"name": name, "scale": scale} for name, scale in adapters],
-        }
-        first_ms, done = 0.0, None
-        for event in self._client.stream("/v1/continue", body):
-            if event.name == "delta" and not first_ms:
-                first_ms = event.at_ms
-            if event.name == "done":
-                done = event
-        assert done is not None
-        self.adapter_ms.append(done.data["timings"]["adapter_ms"])
-        usage = done.data["usage"]
-        first_ms = first_ms or done.at_ms  # a first token that is no text yet
-        return Written(
-            ttft_ms=first_ms,
-            decode_ms=done.at_ms - first_ms,
-            n_steps=usage["completion_tokens"] - 1,
-            prompt_tokens=usage["prompt_tokens"],
-            cached_tokens=usage["cached_tokens"],
-        )
 
 
 def main() -> int:
@@ -147,12 +95,10 @@ def measure_ours(
     """Our daemon's figures, sections like the peers', and its status."""
     a, b, small = list(rig.adapters)
     prompts = documents(rig, plan.n_tokens, plan.repeats + 1)
-    prepare = functools.partial(_prepare, rig, n_threads)
-    flags: Flags = {"model": str(rig.model.resolve()), "engine": "torch"}
-    with running_daemon(flags, prepare) as daemon, Client(daemon.target, 600.0) as client:
-        say(f"pushkin: ready in {daemon.ready_s:.1f} s")
+    with running_pushkin(rig, OurOptions(n_threads=n_threads)) as peer:
+        say(f"pushkin: ready in {peer.ready_s:.1f} s")
+        client = peer.client
         status = client.call("GET", "/v1/status").data
-        peer = Pushkin(daemon, client)
         for name in (a, b):
             client.call("POST", f"/v1/adapters/{name}/load", {"pinned": True})
         switched = measure_switch(peer, prompts, ((a, 1.0),), ((b, 1.0),))
@@ -183,14 +129,6 @@ def ratios(figures: dict[str, Figure]) -> dict[str, float]:
             ours = figures["pushkin.back_ttft_ms"].median
             found[f"pushkin back / {name} back"] = round(ours / back.median, 4)
     return dict(sorted(found.items()))
-
-
-def _prepare(rig: Rig, n_threads: int, home: Path) -> None:
-    (home / "config.toml").write_text(CONFIG.format(n_threads=n_threads))
-    base = base_model(open_model(rig.model))
-    for name, paths in rig.adapters.items():
-        draft = import_peft(paths.peft, name=name, base=base, provenance=Provenance())
-        write(draft, home / "adapters")
 
 
 def _arguments() -> argparse.Namespace:

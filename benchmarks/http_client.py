@@ -113,10 +113,11 @@ class Client:
             if not is_complete:
                 self._connection.close()
 
-    def abandon(self, path: str, body: Body) -> None:
-        """Send a request and leave before any answer."""
+    def abandon(self, path: str, body: Body, after_s: float = 0.0) -> None:
+        """Send a request and leave, at once or after so long, without reading any answer."""
         content = json.dumps(body, ensure_ascii=False).encode()
         self._connection.request("POST", path, content, self._headers)
+        time.sleep(after_s)
         self.disconnect()
         self._connection.close()
 

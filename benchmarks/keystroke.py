@@ -43,6 +43,9 @@ MAX_TOKENS = 12
 SEED = 1799
 OVERHEAD_BAR_MS = 3.0
 N_HEALTH = 200
+FIVE_BAR_MS = 120.0
+N_TOKENS = 10  # of an alternative
+ALTERNATIVES_EVERY = 2  # of the last keystrokes
 SUFFIX_EVERY = (
     5  # of the keystrokes in the middle, which are also asked with the text after the caret
 )
@@ -80,6 +83,7 @@ def main() -> int:
         with _matching_runtime(flags, status, skip=arguments.no_bare) as runtime:
             trace = _replay(client, runtime, _sessions(arguments.keystrokes), quiet=quiet)
         with_suffix = _ask_with_suffix(client)
+        alone, five = _ask_for_alternatives(client)
         health_ms = [client.call("GET", "/health").total_ms for _ in range(N_HEALTH)]
         cancel = measure_cancellation(target, n=arguments.cancels)
         report = Report(
@@ -88,6 +92,8 @@ def main() -> int:
             figures={
                 **_trace_figures(trace, status),
                 "suffix_total_ms": figure(with_suffix, "ms"),
+                "one_of_ten_tokens_ms": figure(alone, "ms"),
+                "five_of_ten_tokens_ms": figure(five, "ms", bar=FIVE_BAR_MS),
                 **_overhead_figures(trace, health_ms),
                 **_cancel_figures(cancel, trace),
             },
@@ -229,6 +235,19 @@ def _ask_with_suffix(client: Client) -> list[float]:
             }
             total_ms.append(client.call("POST", "/v1/continue", body).total_ms)
     return total_ms
+
+
+def _ask_for_alternatives(client: Client) -> tuple[list[float], list[float]]:
+    """Total time of one suggestion of ten tokens and of five, after texts that were just read."""
+    one_ms, five_ms = [], []
+    for language in LANGUAGES:
+        at_end = [key for key in typing_session(language) if key.phase == "return"]
+        for key in at_end[::ALTERNATIVES_EVERY]:
+            body = {"text": key.text, "max_tokens": N_TOKENS, "sampling": {"seed": SEED}}
+            client.call("POST", "/v1/continue", body | {"max_tokens": 1})
+            one_ms.append(client.call("POST", "/v1/continue", body).total_ms)
+            five_ms.append(client.call("POST", "/v1/continue", body | {"n": 5}).total_ms)
+    return one_ms, five_ms
 
 
 # -- the figures --------------------------------------------------------------------------------

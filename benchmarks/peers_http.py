@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Frame:
     at_ms: float
 
 
-def post_stream(port: int, path: str, body: dict[str, Any]) -> Iterator[Frame]:
+def post_stream(port: int, path: str, body: dict[str, Any]) -> Generator[Frame, None, None]:
     """Yield the frames of one streamed answer, each stamped as it arrives.
 
     Raises PeerFailed for a status other than 200, an error frame, or a stream without any frame.
@@ -50,6 +50,15 @@ def post_stream(port: int, path: str, body: dict[str, Any]) -> Iterator[Frame]:
             raise PeerFailed(f"POST {path}: the answer broke off ({error!r})") from error
         if not n_frames:
             raise PeerFailed(f"POST {path}: the stream ended without a frame")
+
+
+def post_and_leave(port: int, path: str, body: dict[str, Any], after_s: float) -> None:
+    """Send a request and hang up after so long, whatever has come by then."""
+    content = json.dumps(body, ensure_ascii=False).encode()
+    connection = http.client.HTTPConnection(HOST, port, timeout=TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request("POST", path, content, {"Content-Type": "application/json"})
+        time.sleep(after_s)
 
 
 def _frames(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,10 +28,18 @@ from typing import Any, Protocol
 import psutil
 
 from benchmarks.harness import STOP_TIMEOUT_S
-from benchmarks.peers_http import Frame, PeerFailed, free_port, get_status, post_stream
+from benchmarks.peers_http import (
+    Frame,
+    PeerFailed,
+    free_port,
+    get_status,
+    post_and_leave,
+    post_stream,
+)
 from benchmarks.true_shape import Rig
 
 START_TIMEOUT_S = 300.0
+_LLAMA_PATH, _MLX_PATH = "/completion", "/v1/completions"
 POLL_S = 0.02
 
 AdapterSet = tuple[tuple[str, float], ...]
@@ -40,10 +48,18 @@ AdapterSet = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The same document twice: for a server that takes tokens, and for one that takes text."""
+    """The same document twice: for a server that takes tokens, and for one that takes text. tokens: () for text alone."""
 
     tokens: tuple[int, ...]
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer; at_ms: since just before the request was sent."""
+
+    text: str
+    at_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +98,16 @@ class Peer(Protocol):
         """Continue `prompt` greedily with exactly these adapters. Raises PeerFailed."""
         ...
 
+    def stream(
+        self, prompt: Prompt, adapters: AdapterSet, max_tokens: int
+    ) -> Generator[Piece, None, None]:
+        """The same as it comes; closing the iterator leaves, as an editor does at the next keystroke."""
+        ...
+
+    def leave(self, prompt: Prompt, adapters: AdapterSet, after_s: float) -> None:
+        """Ask, and leave after so long without reading any answer."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaOptions:
@@ -110,12 +136,29 @@ class LlamaServer:
         self._slots: dict[AdapterSet, int] = {}
 
     def write(self, prompt: Prompt, adapters: AdapterSet, max_tokens: int = 1) -> Written:
+        body = self._body(prompt, adapters, max_tokens)
+        began_ms = cpu_ms(self.pid)
+        answer = read_llama(post_stream(self._port, _LLAMA_PATH, body))
+        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
+
+    def stream(
+        self, prompt: Prompt, adapters: AdapterSet, max_tokens: int
+    ) -> Generator[Piece, None, None]:
+        body = self._body(prompt, adapters, max_tokens)
+        with contextlib.closing(post_stream(self._port, _LLAMA_PATH, body)) as frames:
+            for frame in frames:
+                yield Piece(frame.data["content"], frame.at_ms)
+
+    def leave(self, prompt: Prompt, adapters: AdapterSet, after_s: float) -> None:
+        post_and_leave(self._port, _LLAMA_PATH, self._body(prompt, adapters, 1), after_s)
+
+    def _body(self, prompt: Prompt, adapters: AdapterSet, max_tokens: int) -> dict[str, Any]:
         scales = dict(adapters)
         unknown = scales.keys() - set(self._options.adapters)
         if unknown:
             raise PeerFailed(f"adapters not loaded at start: {', '.join(sorted(unknown))}")
-        body = {
-            "prompt": list(prompt.tokens),
+        return {
+            "prompt": list(prompt.tokens) or prompt.text,
             "n_predict": max_tokens,
             "stream": True,
             "cache_prompt": True,
@@ -129,9 +172,6 @@ class LlamaServer:
                 for index, name in enumerate(self._options.adapters)
             ],
         }
-        began_ms = cpu_ms(self.pid)
-        answer = read_llama(post_stream(self._port, "/completion", body))
-        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
 
     def _slot(self, adapters: AdapterSet) -> int:
         """A slot to each adapter set; two sets in one slot would clear each other's cache unseen."""
@@ -177,6 +217,23 @@ class MlxServer:
         self._port, self._rig = port, rig
 
     def write(self, prompt: Prompt, adapters: AdapterSet, max_tokens: int = 1) -> Written:
+        body = self._body(prompt, adapters, max_tokens)
+        began_ms = cpu_ms(self.pid)
+        answer = read_openai(post_stream(self._port, _MLX_PATH, body))
+        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
+
+    def stream(
+        self, prompt: Prompt, adapters: AdapterSet, max_tokens: int
+    ) -> Generator[Piece, None, None]:
+        body = self._body(prompt, adapters, max_tokens)
+        with contextlib.closing(post_stream(self._port, _MLX_PATH, body)) as frames:
+            for frame in frames:
+                yield from (Piece(one["text"], frame.at_ms) for one in frame.data["choices"])
+
+    def leave(self, prompt: Prompt, adapters: AdapterSet, after_s: float) -> None:
+        post_and_leave(self._port, _MLX_PATH, self._body(prompt, adapters, 1), after_s)
+
+    def _body(self, prompt: Prompt, adapters: AdapterSet, max_tokens: int) -> dict[str, Any]:
         if len(adapters) > 1 or any(scale != 1.0 for _, scale in adapters):
             raise PeerFailed("mlx_lm.server applies one adapter, at its own scale")
         body: dict[str, Any] = {
@@ -189,9 +246,7 @@ class MlxServer:
         }
         if adapters:
             body["adapters"] = str(self._rig.adapters[adapters[0][0]].mlx)
-        began_ms = cpu_ms(self.pid)
-        answer = read_openai(post_stream(self._port, "/v1/completions", body))
-        return replace(answer, cpu_ms=cpu_ms(self.pid) - began_ms)
+        return body
 
 
 def read_openai(frames: Iterator[Frame]) -> Written:

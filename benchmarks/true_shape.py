@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.harness import say
+from benchmarks.harness import REPOSITORY, say
 from benchmarks.true_shape_adapters import AdapterPaths, AdapterSpec, write_adapter
 from benchmarks.true_shape_gguf import GgufModel
 from benchmarks.true_shape_weights import (
@@ -37,7 +37,11 @@ from pushkin_runtime.model_store import expected_shapes
 from training.tokenizer import save_tokenizer, train_tokenizer
 
 SEED = 1799
-RIG_FORMAT = 1
+RIG_FORMAT = 2
+OUR_TOKENIZER = REPOSITORY / "models" / "pushkin-mini" / "tokenizer.json"
+OUR_VOCAB_SIZE = 16_384
+FILLER = "ꙮ"  # a letter that one manuscript of 1429 has, and no document of ours
+_PLAIN = ("<pad>", "<eos>", "<bos>", "<unk>")
 PATTERN = 6  # every 6th layer is global; llama.cpp knows Gemma 3 in no other way
 # Every linear keeps unit size, and Gemma's norms before and after each block keep the residual stream
 # finite. The embeddings are small and the last norm large: logits spread over a few units, and a token
@@ -128,8 +132,7 @@ def build(
 ) -> Rig:
     """Write the rig into the new or empty folder `out`.
 
-    tokenizer: a tokenizer.json; without one a small vocabulary is made, and the model's other rows have
-    no text. Raises FileExistsError when `out` holds anything.
+    tokenizer: a tokenizer.json; without one it is ours, or a small one where ours is too large. Raises FileExistsError when `out` holds anything.
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty: name a new folder, or remove it.")
@@ -138,7 +141,7 @@ def build(
     content = model_config(shape, n_layers)
     (model / "config.json").write_text(json.dumps(content, indent=1))
     config = parse_config(content, shape)
-    vocabulary = _vocabulary(tokenizer, config.vocab_size)
+    vocabulary = vocabulary_of(tokenizer, config.vocab_size)
     save_tokenizer(vocabulary, model)
     n_parameters = _write_weights(out, config, vocabulary)
     for spec in ADAPTERS[shape]:
@@ -162,6 +165,8 @@ def open_rig(folder: Path) -> Rig:
             f"{record} is missing: build a rig with `python -m benchmarks.true_shape --out {folder}`."
         )
     content = json.loads(record.read_text())
+    if content["format"] != RIG_FORMAT:
+        raise FileNotFoundError(f"{folder}: a rig of an older kind; remove it and build a new one.")
     return Rig(
         shape=content["shape"],
         model=folder / "model",
@@ -172,12 +177,23 @@ def open_rig(folder: Path) -> Rig:
     )
 
 
-def _vocabulary(path: Path | None, vocab_size: int) -> Tokenizer:
-    """The tokenizer in `path`, without the added tokens beyond the embeddings, or a small one."""
-    if path is None:
+def vocabulary_of(path: Path | None, vocab_size: int) -> Tokenizer:
+    """The tokenizer in `path`, ours or a small one, with a piece for every row of the embeddings.
+
+    A sampled token is then text, as it would be with a real model of this size. The pieces put in come out of no
+    text, and ours has none of its control codes: prompts are plain, as a foreign model's are.
+    """
+    if path is None and vocab_size < OUR_VOCAB_SIZE:
         return train_tokenizer(iter([TEXT * 20]), vocab_size=min(vocab_size, 512))
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["added_tokens"] = [t for t in content["added_tokens"] if t["id"] < vocab_size]
+    content = json.loads((path or OUR_TOKENIZER).read_text(encoding="utf-8"))
+    content["added_tokens"] = [
+        token
+        for token in content["added_tokens"]
+        if token["id"] < vocab_size and (path is not None or token["content"] in _PLAIN)
+    ]
+    vocabulary = content["model"]["vocab"]
+    taken = set(vocabulary.values()) | {token["id"] for token in content["added_tokens"]}
+    vocabulary |= {f"{FILLER}{i}": i for i in range(vocab_size) if i not in taken}
     return Tokenizer.from_str(json.dumps(content))
 
 

@@ -36,7 +36,7 @@ MAX_FAULTS_BYTES = 50_000
 
 _LIBRARIES = ("fastapi", "mlx", "mlx-lm", "numpy", "starlette", "tokenizers", "torch", "uvicorn")
 # Settings whose values are words or numbers of ours; all others may name what is the user's own.
-_PLAIN = re.compile(r"auto|none|mlx|torch|scripted|executorch|debug|info|warning|error")
+_PLAIN = re.compile(r"auto|none|mlx|onnx|torch|scripted|executorch|debug|info|warning|error")
 _ABOUT = """\
 What is in here: versions, settings (names of your own reduced to their number), the state and the metrics of the
 daemon, the newest events of its log, crash stacks, what launchd says, and a few checks of this machine.

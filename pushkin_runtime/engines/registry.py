@@ -18,6 +18,7 @@ from pushkin_runtime.speech_model import EncoderConfig, FloatArray, Projector
 
 ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
+    "onnx": "pushkin_runtime.engines.onnx_engine:OnnxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
     "executorch": "pushkin_runtime.engines.executorch_engine:ExecutorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
@@ -25,6 +26,7 @@ ENGINES: dict[str, str] = {
 
 SPEECH_ENCODERS: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
+    "onnx": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",  # its states are NumPy's
     "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
     "executorch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
 }
@@ -85,7 +87,7 @@ def create_speech_encoder(
     """
     if engine not in SPEECH_ENCODERS:
         raise CapabilityMissing(
-            f"The {engine} engine cannot hear; use mlx, torch or executorch.", param="speech"
+            f"The {engine} engine cannot hear; use mlx, onnx, torch or executorch.", param="speech"
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)

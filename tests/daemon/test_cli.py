@@ -85,7 +85,7 @@ def test_the_version_is_the_one_of_the_package(capsys: Output) -> None:
         (["continue", "a\udcff"], 2, "not valid UTF-8"),
         (["continue", "x", "--stop", "\udcff"], 2, "not valid UTF-8"),
         (["status"], 3, "pushkin serve"),
-        (["serve", "--engine", "cuda"], 2, "expected one of auto, mlx, torch, scripted"),
+        (["serve", "--engine", "cuda"], 2, "expected one of auto, mlx, onnx, torch, scripted"),
     ],
 )
 def test_a_wrong_call_ends_with_its_code_and_a_hint(

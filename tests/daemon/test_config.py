@@ -44,7 +44,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(home: Pat
         ("", {"PUSHKIN_PORT": "many"}, "expected a whole number, got 'many'"),
         ("", {"PUSHKIN_PORT": "65536"}, "expected 0 to 65535, got 65536"),
         ("", {"PUSHKIN_AUTH": "perhaps"}, "expected true or false"),
-        ("", {"PUSHKIN_ENGINE": "cuda"}, "expected one of auto, mlx, torch, scripted"),
+        ("", {"PUSHKIN_ENGINE": "cuda"}, "expected one of auto, mlx, onnx, torch, scripted"),
         ("", {"PUSHKIN_MODEL": "../secrets"}, "expected a name in the models folder"),
         ("", {"PUSHKIN_MODEL": ".."}, "expected a name in the models folder"),
         ("[server\n", {}, "cannot be read"),

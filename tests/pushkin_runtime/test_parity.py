@@ -30,7 +30,7 @@ def logits_of(programs: Path) -> Callable[[str, Path], NDArray[np.float32]]:
     return run
 
 
-@pytest.mark.parametrize("engine_name", ["torch", "mlx", "executorch"])
+@pytest.mark.parametrize("engine_name", ["torch", "mlx", "onnx", "executorch"])
 def test_logits_equal_transformers(
     engine_name: str, tiny_model: Path, logits_of: Callable[[str, Path], NDArray[np.float32]]
 ) -> None:
@@ -46,7 +46,7 @@ def test_logits_equal_transformers(
     np.testing.assert_allclose(logits_of(engine_name, tiny_model), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("engine_name", ["torch", "mlx"])
+@pytest.mark.parametrize("engine_name", ["torch", "mlx", "onnx"])
 def test_multimodal_layout_is_the_same_model(
     engine_name: str,
     tiny_model: Path,
@@ -58,12 +58,15 @@ def test_multimodal_layout_is_the_same_model(
     )
 
 
+@pytest.mark.parametrize("engine_name", ["mlx", "onnx"])
 def test_engines_agree_on_int4(
-    quantized_model: Path, logits_of: Callable[[str, Path], NDArray[np.float32]]
+    engine_name: str,
+    quantized_model: Path,
+    logits_of: Callable[[str, Path], NDArray[np.float32]],
 ) -> None:
-    """Expanded weights in torch, quantised matmuls in MLX: float32 rounding apart."""
+    """Expanded weights in torch, quantised matmuls in the others: float32 rounding apart."""
     np.testing.assert_allclose(
-        logits_of("torch", quantized_model), logits_of("mlx", quantized_model), atol=1e-3
+        logits_of(engine_name, quantized_model), logits_of("torch", quantized_model), atol=1e-3
     )
 
 
@@ -90,7 +93,7 @@ def test_a_seed_writes_the_same_text_on_every_engine(
     tiny_model: Path, programs: Path, sampling: SamplingParams
 ) -> None:
     written: list[list[int]] = []
-    for name in ("torch", "mlx", "executorch"):
+    for name in ("torch", "mlx", "onnx", "executorch"):
         engine: Engine = create_engine(
             EngineChoice(name, "test"), EngineOptions(model_dir=tiny_model, cache_dir=programs)
         )
@@ -103,5 +106,5 @@ def test_a_seed_writes_the_same_text_on_every_engine(
         written.append([decoder.step().tokens[0] for _ in range(30)])
         decoder.close()
 
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1] == written[2] == written[3]
     assert len(set(written[0])) > 5

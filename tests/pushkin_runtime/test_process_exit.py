@@ -21,7 +21,7 @@ assert runtime.close(drain_s=10)
 """
 
 
-@pytest.mark.parametrize("engine", ["mlx", "torch"])
+@pytest.mark.parametrize("engine", ["mlx", "onnx", "torch"])
 def test_the_process_ends_cleanly(engine: str, tiny_model: Path) -> None:
     """MLX aborts the process when a thread ends with its streams still there."""
     ended = subprocess.run(

@@ -352,5 +352,5 @@ def test_close_ends_open_streams_as_cancelled(
 
 
 def test_unknown_engine_names_the_known_ones() -> None:
-    with pytest.raises(EngineUnavailable, match="auto, mlx, torch"):
+    with pytest.raises(EngineUnavailable, match="auto, mlx, onnx, torch"):
         Runtime(RuntimeOptions(model_dir=Path(), engine="cuda"))

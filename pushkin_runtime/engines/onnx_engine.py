@@ -1,0 +1,246 @@
+"""Gemma 3 on ONNX Runtime's CPU kernels: INT4 matrices as stored, a cache extended in place, adapters by binding.
+
+Large models multiply INT4 weights with int8 activations (one scale per group, as llama.cpp does); small ones stay
+in float32 and are exact about a checkpoint. Parity with the torch engine is tested.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
+
+from adapters.composition import Composition
+from pushkin_runtime.engines.base import (
+    DecodePlan,
+    Embeddings,
+    EngineOptions,
+    KVCache,
+    Lora,
+    Segment,
+    Step,
+)
+from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.lora import check_places
+from pushkin_runtime.engines.onnx_cache import OnnxKVCache
+from pushkin_runtime.engines.onnx_graph import (
+    FLOAT_ACTIVATIONS,
+    INT8_ACTIVATIONS,
+    Graph,
+    head_graph,
+    layers_graph,
+)
+from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
+from pushkin_runtime.engines.onnx_weights import Checkpoint
+from pushkin_runtime.errors import EngineFailed, ModelUnsupported
+from pushkin_runtime.model_config import ModelConfig
+from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
+
+ROPE_GROW = (
+    4096  # positions a table grows by; all 131,072 of the 4B would be a quarter of a gigabyte
+)
+SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
+
+
+class OnnxEngine:
+    """See `Engine`.
+
+    int8_activations: quantise what INT4 matrices are multiplied with; None: only for large models.
+    """
+
+    name = "onnx"
+
+    def __init__(self, options: EngineOptions, *, int8_activations: bool | None = None) -> None:
+        self._spec = open_model(options.model_dir)
+        self._config = config = self._spec.config
+        is_small = self._spec.n_parameters <= SMALL_MODEL
+        if not is_small and config.quantization is None:
+            raise ModelUnsupported(
+                f"{self._spec.id}: the onnx engine runs models of {self._spec.n_parameters / 1e9:.1f} billion "
+                "parameters only when they are quantised; got floats. `pushkin models quantize` makes one."
+            )
+        self.tokenizer = open_tokenizer(self._spec)
+        int8 = not is_small if int8_activations is None else int8_activations
+        accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
+        self._checkpoint = checkpoint = Checkpoint(self._spec)
+        n_threads = options.n_threads
+        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        self._head = _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        self._limit = min(options.context_length or sys.maxsize, config.context_length)
+        # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
+        self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
+        self._rope = {kind: _RopeTable(config, is_global=kind) for kind in (True, False)}
+        self.info = model_info(self._spec, self._limit)
+        self.base = base_model(self._spec)
+        self.lora_dtype = "float32"
+        self._no_lora = no_lora(self.base)
+
+    def load_lora(self, composition: Composition) -> OnnxLora:
+        check_places(composition, self.base, self.lora_dtype)
+        return load_lora(composition, self.base)
+
+    def rescale(self, lora: Lora, factors: Sequence[float]) -> OnnxLora:
+        assert isinstance(lora, OnnxLora)
+        return lora.rescaled(factors)
+
+    def new_cache(self, lora: Lora | None = None) -> OnnxKVCache:
+        return OnnxKVCache(self._config, lora=lora)
+
+    def prefill(self, cache: KVCache, segment: Segment) -> None:
+        assert isinstance(cache, OnnxKVCache)
+        if isinstance(segment, Embeddings):
+            self._forward(cache, segment.rows[None])
+        else:
+            self._forward(cache, self._embed(segment.ids)[None])
+
+    def extend(
+        self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
+    ) -> NDArray[np.float32]:
+        assert isinstance(cache, OnnxKVCache)
+        return self._logits(self._forward(cache, self._embed(tokens)[None])[0, -n_logits:])
+
+    def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> OnnxKVCache:
+        assert isinstance(cache, OnnxKVCache)
+        copy = OnnxKVCache(self._config, n_rows, cache.lora)
+        copy.copy_from(cache, n_tokens)
+        return copy
+
+    def trim(self, cache: KVCache, n_tokens: int) -> None:
+        assert isinstance(cache, OnnxKVCache)
+        assert n_tokens <= cache.n_tokens
+        cache.n_tokens = n_tokens
+
+    def decode(self, cache: KVCache, plan: DecodePlan) -> OnnxDecoder:
+        assert isinstance(cache, OnnxKVCache)
+        assert cache.n_rows == plan.n_rows
+        return OnnxDecoder(self, cache, plan)
+
+    def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        assert isinstance(cache, OnnxKVCache)
+        n_before = cache.n_tokens
+        hidden = self._forward(cache, self._embed(tokens)[None])
+        cache.n_tokens = n_before
+        return self._logits(hidden[0])
+
+    def close(self) -> None:
+        del self._layers, self._head, self._checkpoint
+
+    def leave_thread(self) -> None:
+        """ONNX Runtime keeps nothing per thread that needs giving back."""
+
+    def next_logits(self, cache: OnnxKVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append one token to each row; return (n_rows, vocab_size) float32 logits."""
+        return self._logits(self._forward(cache, self._embed(tokens)[:, None])[:, -1])
+
+    def _embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        rows = self._checkpoint.rows("embed_tokens", ids)
+        rows *= self._embed_scale
+        return rows
+
+    def _forward(self, cache: OnnxKVCache, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """rows: (n_rows, n_new, hidden_size) → the same shape after the final norm; extends the cache."""
+        start, end = cache.n_tokens, cache.n_tokens + rows.shape[1]
+        if end > self._limit:
+            raise EngineFailed(f"{end} tokens do not fit the context of {self._limit}.")
+        cache.reserve(end)
+        lora = cache.lora
+        assert lora is None or isinstance(lora, OnnxLora)
+        if lora is None or lora.is_zero:
+            lora = self._no_lora
+        binding = cache.binding(self._layers, lora)
+        inputs = {
+            "rows": np.ascontiguousarray(rows, np.float32),
+            "positions": np.tile(np.arange(start, end), (cache.n_rows, 1)),
+        }
+        for kind, name in ((True, "global"), (False, "local")):
+            n_seen = end - (0 if kind else cache.local_start())
+            inputs[f"{name}.last"] = np.full(cache.n_rows, n_seen - 1, np.int32)
+            inputs[f"{name}.total"] = np.array(n_seen, np.int32)
+            inputs[f"{name}.cos"], inputs[f"{name}.sin"] = self._rope[kind].up_to(end)
+        hidden = np.empty(rows.shape, np.float32)
+        _run(self._layers, binding, inputs, {"hidden": hidden})
+        cache.n_tokens = end
+        return hidden
+
+    def _logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = np.empty((len(hidden), self._config.vocab_size), np.float32)
+        inputs = {"hidden": np.ascontiguousarray(hidden)}
+        _run(self._head, self._head.io_binding(), inputs, {"logits": logits})
+        return logits
+
+
+class OnnxDecoder:
+    """See `Decoder`. Works on the calling thread, nothing in flight."""
+
+    def __init__(self, engine: OnnxEngine, cache: OnnxKVCache, plan: DecodePlan) -> None:
+        self._engine, self._cache = engine, cache
+        self._sampler = HostSampler(plan)
+        self._next = [plan.last_token] * plan.n_rows
+
+    def step(self) -> Step:
+        step = self._sampler.first()
+        if step is None:
+            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
+        self._next = list(step.tokens)
+        return step
+
+    def close(self) -> None:
+        """Nothing is in flight."""
+
+
+@dataclass(slots=True, eq=False)
+class _RopeTable:
+    """Cosines and sines of one kind of layer, made as far as positions are used."""
+
+    config: ModelConfig
+    is_global: bool
+    cos: NDArray[np.float32] | None = None
+    sin: NDArray[np.float32] | None = None
+
+    def up_to(self, end: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return cos and sin of positions 0..end-1 at least, each (n, head_dim / 2)."""
+        if self.cos is None or self.sin is None or end > len(self.cos):
+            c = self.config
+            theta = c.rope_theta if self.is_global else c.rope_local_theta
+            factor = c.rope_factor if self.is_global else 1.0
+            exponents = np.arange(0, c.head_dim, 2, dtype=np.float32) / np.float32(c.head_dim)
+            positions = np.arange(-(-end // ROPE_GROW) * ROPE_GROW, dtype=np.float32)
+            frequencies = (1.0 / theta**exponents).astype(np.float32)
+            angles = np.outer(positions / np.float32(factor), frequencies)
+            self.cos, self.sin = np.cos(angles), np.sin(angles)
+        return self.cos, self.sin
+
+
+def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceSession:
+    options = SessionOptions()
+    options.intra_op_num_threads = n_threads
+    # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(checkpoint.folder))
+    values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
+    options.add_external_initializers(list(graph.arrays), values)
+    return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+
+
+def _run(
+    session: InferenceSession,
+    binding: IOBinding,
+    inputs: dict[str, NDArray],
+    outputs: dict[str, NDArray],
+) -> None:
+    """Run over the arrays' own memory."""
+    for name, array in inputs.items():
+        binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
+    for name, array in outputs.items():
+        binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(array))
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        raise EngineFailed(f"ONNX Runtime failed: {error}") from error
