@@ -28,18 +28,20 @@ from api.routes import (
     requests,
     transcriptions,
     usage,
+    warm,
     writing,
 )
 from api.security import SecurityMiddleware
 from api.services import Services
 from api.validation import answer_invalid_request
+from api.waking import WakingMiddleware
 
 
 def create_app(services: Services) -> FastAPI:
     """Build the ASGI application around a runtime; it starts nothing and holds no other state."""
     return _application(
         services,
-        *(writing, requests, adapters, documents, privacy, persona),
+        *(writing, warm, requests, adapters, documents, privacy, persona),
         *(models, completions, embeddings, dictation, transcriptions),
         *(completion, tokens, lora_adapters, server, embedding),
         *(events, health, pairing, metrics, usage),
@@ -70,6 +72,7 @@ def _application(services: Services, *modules: ModuleType) -> FastAPI:
             Middleware(RequestScopeMiddleware, services=services),
             Middleware(SecurityMiddleware, services=services),
             Middleware(AdmissionMiddleware, limits=services.limits),
+            Middleware(WakingMiddleware, runtime=services.runtime),
         ],
         exception_handlers={
             **dict.fromkeys(CODES, answer_error),

@@ -158,26 +158,18 @@ Persona = Annotated[
 ]
 
 
-class WritingBody(Body):
-    """The fields that continue, rephrase and story share."""
+class PromptBody(Body):
+    """The fields that decide, beside the texts, what the model reads."""
 
     document_id: DocumentId | None = Field(
         None, description="A newer request for the same document and task supersedes this one."
     )
     revision: Annotated[int, Field(ge=0, le=MAX_INT64)] | None = None
-    n: int = Field(1, ge=1, le=5, description="Alternatives from one prefill.")
-    stop: list[StopString] = Field([], max_length=8, description="Never part of the text.")
-    sampling: SamplingBody = SamplingBody()
     adapters: list[AdapterBody] | None = Field(
         None, max_length=8, description="null: the task's own set. []: the bare base model."
     )
     persona: Persona = "auto"
     control: ControlBody = ControlBody()
-    quality: Quality = "fast"
-    deadline_ms: Annotated[int, Field(ge=1, le=600_000)] | None = Field(
-        None, description="Bounds queue, prefill and decode; what exists by then is returned."
-    )
-    stream: bool = Field(False, description="SSE; `Accept: text/event-stream` does the same.")
 
     @field_validator("revision")
     @classmethod
@@ -194,10 +186,10 @@ class WritingBody(Body):
             raise PydanticCustomError("invalid_value", "names one adapter twice; add the scales")
         return adapters
 
-    def _shared(
+    def _read(
         self, task: Task, request_id: str, text: str, max_tokens: int | None
     ) -> GenerationRequest:
-        sampling, control, persona = self.sampling, self.control, self.persona
+        control = self.control
         return GenerationRequest(
             request_id=request_id,
             task=task,
@@ -205,6 +197,35 @@ class WritingBody(Body):
             document_id=self.document_id,
             revision=self.revision,
             max_tokens=max_tokens,
+            adapters=adapter_refs(self.adapters),
+            persona=persona_request(self.persona),
+            control=Control(
+                genre=control.genre,
+                register=control.register_,
+                tone=control.tone,
+                language=control.language,
+            ),
+        )
+
+
+class WritingBody(PromptBody):
+    """The fields that continue, rephrase and story share."""
+
+    n: int = Field(1, ge=1, le=5, description="Alternatives from one prefill.")
+    stop: list[StopString] = Field([], max_length=8, description="Never part of the text.")
+    sampling: SamplingBody = SamplingBody()
+    quality: Quality = "fast"
+    deadline_ms: Annotated[int, Field(ge=1, le=600_000)] | None = Field(
+        None, description="Bounds queue, prefill and decode; what exists by then is returned."
+    )
+    stream: bool = Field(False, description="SSE; `Accept: text/event-stream` does the same.")
+
+    def _shared(
+        self, task: Task, request_id: str, text: str, max_tokens: int | None
+    ) -> GenerationRequest:
+        sampling = self.sampling
+        return replace(
+            self._read(task, request_id, text, max_tokens),
             n=self.n,
             stop=tuple(self.stop),
             sampling=SamplingOverrides(
@@ -215,14 +236,6 @@ class WritingBody(Body):
                 repetition_penalty=sampling.repetition_penalty,
                 seed=sampling.seed,
                 order=sampling.order,
-            ),
-            adapters=adapter_refs(self.adapters),
-            persona=persona_request(persona),
-            control=Control(
-                genre=control.genre,
-                register=control.register_,
-                tone=control.tone,
-                language=control.language,
             ),
             quality=self.quality,
             deadline_ms=self.deadline_ms,
@@ -282,3 +295,31 @@ class StoryBody(WritingBody):
 
     def to_request(self, request_id: str) -> GenerationRequest:
         return self._shared("story", request_id, self.prompt, self.max_tokens)
+
+
+class WarmBody(PromptBody):
+    """`POST /v1/warm`: what the request that is expected will send, as far as the model reads it."""
+
+    task: Literal["continue", "rephrase", "story"] = "continue"
+    text: TextToContinue = Field(
+        description="Before the caret, or the selection, or the premise: what that task takes."
+    )
+    before: Text = Field("", description="Of a rephrasing.")
+    after: Text = Field("", description="Of a rephrasing.")
+    instruction: str = Field("", max_length=2_000, description="Of a rephrasing.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="As the request will have it; unset: the task's own default.",
+    )
+
+    def to_request(self, request_id: str) -> GenerationRequest:
+        request = self._read(self.task, request_id, self.text, self.max_tokens)
+        return replace(
+            request,
+            before=self.before,
+            after=self.after,
+            instruction=self.instruction,
+            ahead=True,
+        )

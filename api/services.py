@@ -70,6 +70,9 @@ class GenerationRuntime(Protocol):
     def tokenizer(self) -> TextTokenizer:
         """The loaded model's. Raises NotReady or Draining."""
 
+    def wake(self) -> Future[None]:
+        """Have a model that was unloaded loaded again; done when that has ended, or when there is nothing to do."""
+
     def status(self) -> RuntimeStatus: ...
 
     def health(self) -> Health: ...

@@ -75,11 +75,8 @@ class Announcer(Protocol):
 
 
 def settle_memory() -> None:
-    """Turn the garbage collector on again after a start without it.
-
-    Importing makes 200,000 objects that live for ever: looking through them again and again costs a
-    sixth of the start, and later a pause in the middle of a word.
-    """
+    """Turn the garbage collector on again after a start without it: looking through the 200,000 objects of the
+    imports, which live for ever, costs a sixth of the start, and later a pause in the middle of a word."""
     gc.freeze()
     gc.enable()
 

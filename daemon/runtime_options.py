@@ -35,6 +35,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
         max_active=runtime.max_active,
         n_threads=runtime.threads,
         stall_s=runtime.stall_limit_s,
+        idle_unload_s=runtime.idle_unload_min * 60.0,
         cache_dir=loaded.paths.cache,
         adapters=AdapterOptions(
             roots=adapter_roots(model_dir, loaded.paths),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
-from pushkin_runtime.generate import Workshop
 from pushkin_runtime.types import AdapterStatus
+from pushkin_runtime.workshop import Workshop
 
 
 def load_adapter(

@@ -215,9 +215,8 @@ class AdapterPool:
             return True
         if wanted.composition in self._residents:
             return True
-        with (
-            self._lock
-        ):  # what cancelled requests left behind; whoever still wants it reads it again
+        with self._lock:
+            # What cancelled requests left behind; whoever still wants it reads it again.
             done = [key for key, future in self._loads.items() if future.done()]
             for key in done[: max(0, len(self._loads) - MAX_LOADED_ASIDE)]:
                 if key != wanted.composition:
@@ -270,6 +269,10 @@ class AdapterPool:
             for key in hit:
                 del self._residents[key]
             self._pinned.discard(sha256)
+
+    def shed(self) -> None:
+        """Drop every resident set that no generation runs with and nobody has pinned."""
+        self._evict(room_for=self._options.budget_bytes)
 
     def idle_work(self) -> bool:
         """Bring one prefetched set into the engine, or measure one new adapter; whether there was any."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pushkin_runtime.engines.base import Engine, KVCache
+from pushkin_runtime.engines.base import Engine
 from pushkin_runtime.prompt import Prompt
+from pushkin_runtime.prompt_cache import Prefix
 from pushkin_runtime.sampling import log_softmax_at
 from pushkin_runtime.types import Choice, FinishReason, StopCause, TokenLogprob
 
@@ -57,11 +58,11 @@ def without_near_duplicates(drafts: list[Draft]) -> list[Draft]:
 
 
 def score_suffix(
-    engine: Engine, cache: KVCache, prompt: Prompt, draft: Draft, suffix: str
+    engine: Engine, prefix: Prefix, prompt: Prompt, draft: Draft, suffix: str
 ) -> Draft:
     """Return `draft` scored by the mean log-probability of the suffix's first words after it.
 
-    cache: one row that holds a prefix of the prompt; it is left as it was.
+    prefix: the whole prompt, with the logits at its end; it is left as it was. Without them the draft keeps its score.
     """
     tokenizer = engine.tokenizer
     start = prompt.healed.decode("utf-8", errors="ignore") + draft.text
@@ -70,14 +71,12 @@ def score_suffix(
     n_shared = 0
     while n_shared < min(len(alone), len(with_suffix)) and alone[n_shared] == with_suffix[n_shared]:
         n_shared += 1
-    head = prompt.tokens[cache.n_tokens :]
-    inputs = [*head, *with_suffix[:-1]]
-    if cache.n_tokens + len(inputs) > engine.info.context_length or n_shared == len(with_suffix):
+    inputs = with_suffix[:-1]
+    is_too_long = prefix.n_tokens + len(inputs) > engine.info.context_length
+    if is_too_long or n_shared == len(with_suffix) or prefix.logits is None:
         return draft
-    logits = engine.logits(cache, inputs)[len(head) - 1 :]
-    logprobs = [
-        log_softmax_at(logits[i], with_suffix[i]) for i in range(n_shared, len(with_suffix))
-    ]
+    rows = [prefix.logits, *(engine.logits(prefix.cache, inputs) if inputs else ())]
+    logprobs = [log_softmax_at(rows[i], with_suffix[i]) for i in range(n_shared, len(with_suffix))]
     return replace(draft, score=float(np.mean(logprobs)))
 
 

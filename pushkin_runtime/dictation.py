@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pushkin_runtime.choices import Draft
-from pushkin_runtime.engines.base import Engine, KVCache, Tokens
+from pushkin_runtime.engines.base import Engine
 from pushkin_runtime.errors import CapabilityMissing, InvalidRequest
 from pushkin_runtime.prompt import Prompt
 from pushkin_runtime.speech_types import SpeechDecision, SpeechKind, SpeechRows
@@ -41,19 +42,19 @@ def check_dictation(request: GenerationRequest, engine: Engine) -> None:
         )
 
 
-def decide(engine: Engine, cache: KVCache, prompt: Prompt) -> tuple[Prompt, SpeechDecision]:
+def decide(
+    tokenizer: TextTokenizer, logits: NDArray[np.float32], prompt: Prompt
+) -> tuple[Prompt, SpeechDecision]:
     """Return the likeliest kind of utterance, and the prompt with its token.
 
-    cache: holds the prompt but its last token, which is read now. The three kinds compete with one another only:
-    no other token may stand there.
+    logits: (vocab_size,) after the prompt. The three kinds compete with one another only: no other token may
+    stand there.
     """
-    [logits] = engine.logits(cache, prompt.tokens[-1:])
-    ids = [engine.tokenizer.require_special(f"<{kind}>") for kind in KINDS]
+    ids = [tokenizer.require_special(f"<{kind}>") for kind in KINDS]
     scores = logits[ids].astype(np.float64)
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()
     best = int(shares.argmax())
-    engine.prefill(cache, Tokens(prompt.tokens[-1:]))
     decision = SpeechDecision(
         kind=KINDS[best],
         probability=float(shares[best]),

@@ -4,7 +4,8 @@ RuntimeFault
 ├── ModelError            the model folder cannot be used; every mismatch is listed at once
 │   ├── ModelNotFound     no such folder, or a required file is missing
 │   ├── ModelCorrupt      a file's size or SHA-256 differs from the manifest, or it cannot be parsed
-│   └── ModelUnsupported  a well-formed model of a kind or shape we cannot run
+│   ├── ModelUnsupported  a well-formed model of a kind or shape we cannot run
+│   └── ModelDoesNotFit   it takes more memory than this machine has left
 ├── EngineUnavailable     the chosen engine cannot run on this machine
 ├── EngineFailed          the engine broke while working (out of memory, backend error)
 ├── InvalidRequest        a request is well typed but cannot be done; `param` names the field
@@ -40,6 +41,10 @@ class ModelCorrupt(ModelError):
 
 class ModelUnsupported(ModelError):
     """The model is intact but is not one this runtime can run."""
+
+
+class ModelDoesNotFit(ModelError):
+    """Loading the model would take more memory than is available."""
 
 
 class EngineUnavailable(RuntimeFault):

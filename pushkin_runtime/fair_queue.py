@@ -1,7 +1,7 @@
 """What waits for the inference thread: bounded, nobody's more than a share, handed out in turns.
 
 Keystrokes come before long work, and within each kind one client after another, so that a client with many
-requests delays its own and nobody else's.
+requests delays its own and nobody else's. What is done ahead of any request comes last.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from pushkin_runtime.pace import Pace
 
 
 class Work(Protocol):
-    """A generation or a job. client: whose it is; is_long: no keystroke, so that it gives way to them."""
+    """A generation or a job. client: whose it is; is_long: no keystroke, so that it gives way to them; is_ahead:
+    nobody waits for it."""
 
     @property
     def client(self) -> str: ...
 
     @property
     def is_long(self) -> bool: ...
+
+    @property
+    def is_ahead(self) -> bool: ...
 
 
 W = TypeVar("W", bound=Work)
@@ -40,13 +44,14 @@ class FairQueue(Generic[W]):
         self._urgent: deque[W] = deque()
         self._short: OrderedDict[str, deque[W]] = OrderedDict()
         self._long: OrderedDict[str, deque[W]] = OrderedDict()
+        self._ahead: OrderedDict[str, deque[W]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[W]:
         yield from self._urgent
-        for lanes in (self._short, self._long):
+        for lanes in (self._short, self._long, self._ahead):
             for lane in lanes.values():
                 yield from lane
 
@@ -72,14 +77,24 @@ class FairQueue(Generic[W]):
                 # A place of one's own is free after a turn of every client.
                 retry_after_s=self._pace.retry_after_s(len(set(clients))),
             )
-        lanes = self._long if work.is_long else self._short
-        lanes.setdefault(work.client, deque()).append(work)
+        self._lanes(work).setdefault(work.client, deque()).append(work)
 
     def take(self, *, is_long: bool) -> W | None:
         """Take what is next among keystrokes and urgent work, or among long work; None when there is none."""
-        lanes = self._long if is_long else self._short
         if not is_long and self._urgent:
             return self._urgent.popleft()
+        return self._take(self._long if is_long else self._short)
+
+    def take_ahead(self) -> W | None:
+        """Take what nobody waits for; None when there is none, or anything else."""
+        return None if self._urgent or self._short or self._long else self._take(self._ahead)
+
+    def _lanes(self, work: W) -> OrderedDict[str, deque[W]]:
+        if work.is_ahead:
+            return self._ahead
+        return self._long if work.is_long else self._short
+
+    def _take(self, lanes: OrderedDict[str, deque[W]]) -> W | None:
         if not lanes:
             return None
         client, lane = next(iter(lanes.items()))
@@ -97,7 +112,7 @@ class FairQueue(Generic[W]):
             if work in self._urgent:
                 self._urgent.remove(work)
                 continue
-            lanes = self._long if work.is_long else self._short
+            lanes = self._lanes(work)
             lanes[work.client].remove(work)
             if not lanes[work.client]:
                 del lanes[work.client]

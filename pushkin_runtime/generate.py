@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pushkin_runtime.adapter_pool import AdapterPool, AdapterSet
+from pushkin_runtime.adapter_pool import AdapterSet
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
 from pushkin_runtime.dictation import decide, heard_draft
-from pushkin_runtime.engines.base import DecodePlan, Decoder, Engine, KVCache, Lora
+from pushkin_runtime.engines.base import DecodePlan, Decoder, Lora
 from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.observer import ObserverDesk
-from pushkin_runtime.persona import NO_PERSONA, PersonaSource
+from pushkin_runtime.lookup import VERIFYING, Drafter, LookupDecoder
+from pushkin_runtime.persona import NO_PERSONA
 from pushkin_runtime.prompt import (
     RECENT,
     Prompt,
@@ -29,12 +28,13 @@ from pushkin_runtime.prompt import (
     default_max_tokens,
     speech_limit,
 )
-from pushkin_runtime.prompt_cache import CacheKey, PromptCache
+from pushkin_runtime.prompt_cache import CacheKey, Prefix
+from pushkin_runtime.reading import PromptReader
 from pushkin_runtime.row import Row, RowRules
-from pushkin_runtime.sampling import resolve, token_logprob
-from pushkin_runtime.speech import SpeechDesk
+from pushkin_runtime.sampling import resolve
 from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
+from pushkin_runtime.text_stream import opening_of
 from pushkin_runtime.types import (
     Delta,
     Done,
@@ -46,43 +46,9 @@ from pushkin_runtime.types import (
     TokenLogprob,
     Usage,
 )
+from pushkin_runtime.workshop import Workshop
 
-LOGPROB_CHUNK = 32  # prompt tokens whose logits are held at once: up to a megabyte each
 N_DRAFTS = 3  # how many are written when the best of several is wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What every generation works with; owned by the inference thread.
-
-    observers: who watches the units of work. banned: tokens that no answer may contain. on_progress: told
-    the number of new tokens (0 for a prefill chunk) as a sign of life.
-    """
-
-    engine: Engine
-    cache: PromptCache
-    adapters: AdapterPool
-    persona: PersonaSource
-    observers: ObserverDesk
-    speech: SpeechDesk
-    prefill_chunk: int
-    banned: NDArray[np.int64]
-    on_progress: Callable[[int], None]
-
-    def close(self) -> None:
-        """Release everything; the last call on the thread."""
-        self.adapters.close()
-        self.speech.close()
-        self.cache.clear()
-        self.engine.close()
-        self.engine.leave_thread()
-
-
-def unwritable(engine: Engine) -> NDArray[np.int64]:
-    """Return the tokens that are never text: specials but the ending ones, and padding of the vocabulary."""
-    tokenizer = engine.tokenizer
-    padding = range(tokenizer.n_tokens, engine.info.vocab_size)
-    return np.array([*(tokenizer.special_ids() - tokenizer.end_ids()), *padding], dtype=np.int64)
 
 
 class Generation:
@@ -100,7 +66,7 @@ class Generation:
         self._seed = secrets.randbits(53)
         self._sampling = self._resolved()
         self._rows: list[Row] = []
-        self._prompt_logprobs: list[TokenLogprob] = []
+        self._reader = PromptReader(shop, handle)
         self._n_prompt = self._n_cached = 0
         self._is_truncated = False
         self._decision: SpeechDecision | None = None
@@ -141,28 +107,31 @@ class Generation:
         prompt = build_prompt(
             request, engine.tokenizer, n_context=n_context, max_tokens=max_tokens
         ).after(self._persona.rows)
+        if request.ahead:
+            max_tokens = 0  # the prompt is laid out as for the real one
         key = CacheKey(engine.info.digest, self._adapters.key, self._persona.used.version)
-        body = prompt.tokens[:-1]
         is_known = request.reuse_cache and not request.prompt_logprobs
-        cache = self._shop.cache.take(key, body) if is_known else engine.new_cache()
-        self._n_prompt, self._n_cached = len(prompt.tokens), cache.n_tokens
+        known = self._shop.cache.take(key, prompt.tokens) if is_known else None
+        prefix = known or Prefix(engine.new_cache())
+        self._n_prompt, self._n_cached = len(prompt.tokens), prefix.n_tokens
         self._is_truncated = prompt.is_cut
         self._emit_started()
         try:
             yield from self._hold_adapters()
-            cache.lora = self._lora
+            prefix.cache.lora = self._lora
             clock.adapted = self.handle.elapsed_ms()
-            yield from self._prefill(cache, prompt)
-            if request.speech is not None and self.handle.end_reason() is None and max_tokens > 0:
-                prompt, self._decision = decide(engine, cache, prompt)
+            yield from self._reader.read(prefix, prompt)
+            if request.speech is not None and max_tokens > 0 and prefix.logits is not None:
+                prompt, self._decision = decide(engine.tokenizer, prefix.logits, prompt)
                 if self._decision.kind == "none" or request.speech.heard is not None:
                     max_tokens = 0
-                yield True
+                else:
+                    yield from self._reader.read(prefix, prompt)
             clock.prefilled = self.handle.elapsed_ms()
             if self.handle.end_reason() is None and max_tokens > 0:
-                yield from self._decode(cache, prompt, max_tokens)
+                yield from self._decode(prefix, prompt, max_tokens)
         finally:
-            self._keep(key, cache, prompt)
+            self._keep(key, prefix, prompt)
         drafts = self._drafts()
         if request.suffix and self.handle.end_reason() is None:
             drafts = yield from self._score_suffixes(key, prompt, drafts)
@@ -198,34 +167,11 @@ class Generation:
             self._shop.adapters.release(self._adapters)
         self._lora, self._holds_adapters = None, False
 
-    # -- prefill and decode ---------------------------------------------------------------------
+    # -- decode ---------------------------------------------------------------------------------
 
-    def _prefill(self, cache: KVCache, prompt: Prompt) -> Iterator[bool]:
-        n_total = len(prompt.tokens) - 1
-        wants_logprobs = self._request.prompt_logprobs
-        chunk = LOGPROB_CHUNK if wants_logprobs else self._shop.prefill_chunk
-        if wants_logprobs and not prompt.n_persona:
-            self._prompt_logprobs.append(TokenLogprob(prompt.tokens[0], None))
-        while cache.n_tokens < n_total and self.handle.end_reason() is None:
-            start = cache.n_tokens
-            stop = min(start + chunk, n_total)
-            if wants_logprobs and start >= prompt.n_persona:
-                self._score_prompt(cache, prompt, start, stop)
-            self._shop.engine.prefill(cache, prompt.segment(start, stop))
-            self._shop.on_progress(0)
-            if cache.n_tokens < n_total:
-                self.handle.emit(Progress(stage="prefill", n_done=cache.n_tokens, n_total=n_total))
-            yield True
-
-    def _score_prompt(self, cache: KVCache, prompt: Prompt, start: int, stop: int) -> None:
-        """Note the log-probabilities of the tokens after positions start..stop-1, which are read next."""
-        logits = self._shop.engine.logits(cache, prompt.tokens[start:stop])
-        for row, token in zip(logits, prompt.tokens[start + 1 : stop + 1], strict=True):
-            self._prompt_logprobs.append(token_logprob(row, token, self._request.n_probs))
-
-    def _decode(self, cache: KVCache, prompt: Prompt, max_tokens: int) -> Iterator[bool]:
+    def _decode(self, prefix: Prefix, prompt: Prompt, max_tokens: int) -> Iterator[bool]:
         n_rows = self._n_rows()
-        engine = self._shop.engine
+        engine, cache = self._shop.engine, prefix.cache
         n_left = engine.info.context_length - len(prompt.tokens)
         rules = RowRules(
             tokenizer=engine.tokenizer,
@@ -233,19 +179,33 @@ class Generation:
             ends=engine.tokenizer.end_ids(),
             stop=(*self._request.stop, *prompt.stop),
             healed=prompt.healed,
+            opening=opening_of(self._request.suffix),
             keeps_tokens=self._request.wants_tokens,
         )
         self._rows = [Row(rules) for _ in range(n_rows)]
         live = cache
         if n_rows > 1:
             live = engine.fork(cache, n_tokens=cache.n_tokens, n_rows=n_rows)
-        decoder = engine.decode(live, self._plan(prompt, n_rows))
+        plan = self._plan(prefix, prompt, n_rows)
+        decoder: Decoder
+        if (
+            n_rows == 1
+            and engine.name in VERIFYING
+            and self._request.task in self._shop.lookup_tasks
+        ):
+            drafter = Drafter(
+                prompt.tokens, copied_from=prompt.copied_from, room=min(max_tokens, n_left)
+            )
+            decoder = LookupDecoder(engine, live, plan, drafter)
+        else:
+            decoder = engine.decode(live, plan)
         try:
             while not self.handle.end_reason():
-                self._step(decoder)
+                ran_model = self._step(decoder)
                 if all(row.reason for row in self._rows):
                     break
-                yield True
+                if ran_model:  # else it cost nobody a turn
+                    yield True
         finally:
             decoder.close()
         for index, row in enumerate(self._rows):
@@ -253,9 +213,13 @@ class Generation:
             self._is_truncated |= row.stop_cause == "limit" and row.n_new >= n_left
             self._show(index, row.stream.finish())
 
-    def _step(self, decoder: Decoder) -> None:
+    def _step(self, decoder: Decoder) -> bool:
+        """Take a token for every row; whether the model ran for it: the first is chosen from known logits."""
+        ran_model = bool(self._rows[0].tokens)
         step = decoder.step()
-        self._shop.on_progress(sum(row.reason is None for row in self._rows))
+        if isinstance(decoder, LookupDecoder):
+            ran_model = decoder.has_run
+        self._shop.on_progress(sum(row.reason is None for row in self._rows), ran_model)
         for index, row in enumerate(self._rows):
             if row.reason is not None:
                 continue
@@ -263,13 +227,14 @@ class Generation:
             if self._is_slow() and "\n" in row.stream.text:
                 row.end("length", "limit")
             self._show(index, text, tuple(row.kept[-1:]))
+        return ran_model
 
     def _is_slow(self) -> bool:
         """Whether decoding has taken longer than the request gives a text with a newline."""
         limit = self._request.decode_ms
         return limit is not None and self.handle.elapsed_ms() - self._clock.prefilled > limit
 
-    def _plan(self, prompt: Prompt, n_rows: int) -> DecodePlan:
+    def _plan(self, prefix: Prefix, prompt: Prompt, n_rows: int) -> DecodePlan:
         assert self._sampling.seed is not None
         request, banned = self._request, self._shop.banned
         if request.ignore_eos:
@@ -287,22 +252,21 @@ class Generation:
             logit_bias=request.logit_bias,
             n_probs=request.n_probs,
             post_sampling_probs=request.post_sampling_probs,
+            first_logits=prefix.logits,
+            distinct_first=request.distinct and n_rows > 1,
         )
 
-    def _keep(self, key: CacheKey, cache: KVCache, prompt: Prompt) -> None:
+    def _keep(self, key: CacheKey, prefix: Prefix, prompt: Prompt) -> None:
         """Give the cache back with the record of exactly what it holds."""
-        n_fed = cache.n_tokens
         recorded = prompt.tokens + tuple(self._rows[0].tokens if self._rows else ())
-        self._shop.cache.put(key, recorded[:n_fed], cache)
+        self._shop.cache.put(key, recorded[: prefix.n_tokens], prefix)
 
     # -- choices --------------------------------------------------------------------------------
 
     def _n_rows(self) -> int:
-        """Rows to decode; greedy ones are all alike, so one is enough, unless each is asked for."""
+        """Rows to decode: what is asked for, more of them when the best is to be chosen."""
         if not self._request.distinct:
             return self._request.n
-        if self._sampling.temperature <= 0:
-            return 1
         wants_best = self._request.suffix or self._request.quality != "fast"
         return max(self._request.n, N_DRAFTS) if wants_best else self._request.n
 
@@ -329,14 +293,12 @@ class Generation:
         engine = self._shop.engine
         scored = []
         for draft in drafts:
-            cache = self._shop.cache.take(key, prompt.tokens[:-1])
-            cache.lora = self._lora
-            if cache.n_tokens < prompt.n_persona:
-                engine.prefill(cache, prompt.segment(cache.n_tokens, prompt.n_persona))
-            n_held = cache.n_tokens
-            scored.append(score_suffix(engine, cache, prompt, draft, self._request.suffix))
-            self._shop.cache.put(key, prompt.tokens[:n_held], cache)
-            self._shop.on_progress(0)
+            prefix = self._shop.cache.take(key, prompt.tokens)
+            prefix.cache.lora = self._lora
+            yield from self._reader.read(prefix, prompt)  # nothing, if it could be kept
+            scored.append(score_suffix(engine, prefix, prompt, draft, self._request.suffix))
+            self._shop.cache.put(key, prompt.tokens[: prefix.n_tokens], prefix)
+            self._shop.on_progress(0, True)
             yield True
         return scored
 
@@ -393,7 +355,7 @@ class Generation:
                     ),
                     timings=self._clock.timings(self.handle.elapsed_ms(), n_steps),
                     truncated=self._is_truncated,
-                    prompt_logprobs=tuple(self._prompt_logprobs),
+                    prompt_logprobs=tuple(self._reader.logprobs),
                     speech=self._decision,
                 )
             )

@@ -57,6 +57,11 @@ class GenerationHandle:
             is_typed and (request.max_tokens is None or 0 < request.max_tokens <= KEYSTROKE_TOKENS)
         )
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether nobody waits for it at all."""
+        return self.request.ahead
+
     def emit(self, event: Event) -> None:
         """Deliver an event; inference thread only."""
         if isinstance(event, Done | Failed):

@@ -1,7 +1,8 @@
 """The one thread that owns the model: it loads, prefills, decodes and closes; others submit.
 
 Clients take turns, one prefill chunk or decode step each, and of long work only one gives way to all
-keystrokes, so a story, or thirty, never starves one. The thread sleeps on a condition when there is nothing to do.
+keystrokes, so a story, or thirty, never starves one. Work that nobody waits for runs alone, when there is nothing
+else, and ends when there is; what it computed stays. The thread sleeps on a condition when there is nothing to do.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.errors import AdapterError
-from pushkin_runtime.errors import Draining, EngineFailed, RuntimeFault
+from pushkin_runtime.errors import Draining, EngineFailed, NotReady, RuntimeFault
 from pushkin_runtime.fair_queue import FairQueue
-from pushkin_runtime.generate import Generation, Workshop
+from pushkin_runtime.generate import Generation
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.liveness import Liveness
 from pushkin_runtime.types import FinishReason
+from pushkin_runtime.upkeep import Upkeep
+from pushkin_runtime.workshop import Workshop
 
 WAIT_S = 0.05  # how often a generation that waits for its adapters looks at its deadline
 
@@ -31,7 +34,7 @@ class Job:
     """
 
     client = ""
-    is_long = False
+    is_long = is_ahead = False
 
     def __init__(self, steps: Callable[[Workshop], Generator[bool, None, Any]]) -> None:
         self._steps = steps
@@ -79,7 +82,8 @@ class _Active:
 class InferenceThread:
     """Queue and turn-taking. `load` runs on the thread first; what it returns lives and dies there.
 
-    on_failed_load: told what `load` raised. liveness: told of every unit of work.
+    on_failed_load: told what `load` raised. liveness: told of every unit of work. upkeep: looks after memory, and
+    says when nobody has come for so long that the thread ends.
     """
 
     def __init__(
@@ -90,11 +94,12 @@ class InferenceThread:
         max_active: int,
         on_failed_load: Callable[[Exception], None],
         liveness: Liveness,
+        upkeep: Upkeep,
     ) -> None:
         self._load = load
         self._max_active = max_active
         self._on_failed_load = on_failed_load
-        self._liveness = liveness
+        self._liveness, self._upkeep = liveness, upkeep
         self._condition = threading.Condition()
         self._queue: FairQueue[GenerationHandle | Job] = FairQueue(queue_limit)
         self._active: list[_Active] = []
@@ -102,7 +107,7 @@ class InferenceThread:
         self._is_waiting = False  # nothing that is active can go on before the next wake
         self._is_woken = False
         self._is_closing = False
-        self._has_died = False
+        self._has_died = self._has_idled = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     @property
@@ -120,7 +125,8 @@ class InferenceThread:
         self._thread.start()
 
     def submit(self, work: GenerationHandle | Job, *, is_urgent: bool = False) -> None:
-        """Queue a generation or a job. Raises QueueFull, Draining, or EngineFailed from a thread that died.
+        """Queue a generation or a job. Raises QueueFull, Draining, EngineFailed from a thread that died, or NotReady
+        from one that has just ended for want of work.
 
         is_urgent: take it next, however many wait.
         """
@@ -129,10 +135,21 @@ class InferenceThread:
                 raise _draining()
             if self._has_died:
                 raise _died()
+            if self._has_idled:
+                raise NotReady("The model is being unloaded; ask again at once.", retry_after_s=1)
             self._queue.put(work, is_urgent=is_urgent)
+            if not is_urgent:
+                self._upkeep.worked()
+            if not work.is_ahead:
+                self._end_ahead()
             self._liveness.work()
             self._is_woken = True
             self._condition.notify()
+
+    def _end_ahead(self) -> None:
+        for work in (*self._queue, *(active.work for active in self._active)):
+            if work.is_ahead:
+                work.end_quietly("superseded")
 
     def wake(self) -> None:
         """Have flags looked at soon; called when a handle is ended or a load is done."""
@@ -158,6 +175,7 @@ class InferenceThread:
         except Exception as error:  # noqa: BLE001 - reported to every caller through the runtime's state
             self._on_failed_load(error)
             return
+        self._upkeep.worked()  # whoever had it loaded comes now
         try:
             while self._rest(shop):
                 self._admit(shop)
@@ -166,8 +184,12 @@ class InferenceThread:
             self._die()
             raise
         finally:
-            self._liveness.stop()
+            if not self._has_idled:
+                self._liveness.stop()
             shop.close()
+        del shop  # the model with it
+        if self._has_idled:
+            self._upkeep.unloaded()
 
     def _die(self) -> None:
         """Something broke between two units of work: nobody may wait for ever for what is left."""
@@ -194,11 +216,15 @@ class InferenceThread:
                     return False
             if not self._active and self._did_idle_work(shop):
                 continue
+            self._upkeep.look(shop)
             with self._condition:
                 if not self._is_woken:
                     if not self._active:
                         self._liveness.rest()
-                    self._condition.wait(WAIT_S if self._active else None)
+                        if self._upkeep.wants_unload:
+                            self._has_idled = True
+                            return False
+                    self._condition.wait(WAIT_S if self._active else self._upkeep.wait_s(shop))
                 self._is_waiting = False
 
     def _did_idle_work(self, shop: Workshop) -> bool:
@@ -232,6 +258,8 @@ class InferenceThread:
         work = self._queue.take(is_long=False)
         if work is None and (is_only_place or n_long < self._max_active - 1):
             work = self._queue.take(is_long=True)
+        if work is None and not self._active:
+            work = self._queue.take_ahead()
         return work
 
     def _turn(self) -> None:

@@ -66,22 +66,25 @@ class Liveness:
         self._last_token_at: float | None = None  # continuous
         self._self_test_at: float | None = None  # stall clock
         self._unit_at = 0.0  # stall clock
-        self._unit_wrote = False
+        self._unit_ran = self._has_run = False  # in this unit, since the last token
         self._slowest_s = 0.0
-        self._fastest_step_s: float | None = None
+        self._fastest_pass_s: float | None = None
 
     # -- inference thread -----------------------------------------------------------------------
 
     def begin(self) -> None:
         """A unit of work begins."""
-        self._unit_at, self._unit_wrote = self._advance(), False
+        self._unit_at, self._unit_ran = self._advance(), False
 
-    def note(self, n_tokens: int) -> None:
-        """A part of the unit is done, with this many new tokens (0 for a prefill chunk)."""
+    def note(self, n_tokens: int, ran_model: bool) -> None:
+        """A part of the unit is done, with this many new tokens (0 for a prefill chunk), and the model ran for
+        it or did not. Tokens from remembered logits alone prove nothing."""
         self._move()
-        if n_tokens:
-            self.n_tokens += n_tokens
-            self._unit_wrote = True
+        self.n_tokens += n_tokens
+        self._unit_ran |= ran_model
+        self._has_run |= ran_model
+        if n_tokens and self._has_run:
+            self._has_run = False
             self._last_token_at = self._clocks.continuous()
             self._self_test_at = None
             self._is_doubted = self._has_failed = False
@@ -91,8 +94,8 @@ class Liveness:
         self._move()
         took_s = self._moved_at - self._unit_at
         self._slowest_s = max(took_s, self._slowest_s * _FORGETTING)
-        if self._unit_wrote:
-            self._fastest_step_s = min(took_s, self._fastest_step_s or took_s)
+        if self._unit_ran:
+            self._fastest_pass_s = min(took_s, self._fastest_pass_s or took_s)
 
     def rest(self) -> None:
         """There is nothing to do: nobody needs to look before the next `work`, unless a proof is wanted."""
@@ -140,10 +143,10 @@ class Liveness:
     def limit_s(self) -> float:
         """How long a unit of work may take before it counts as hanging.
 
-        A chunk of the prompt takes at most as long as its tokens would one by one, which is known from the
-        first token on; a long prefill is therefore never a stall, on no machine.
+        A chunk of the prompt takes at most as long as its tokens would one by one, and a pass over one token at most
+        as long as any pass, which is known from the first on; a long prefill is therefore never a stall, on no machine.
         """
-        chunk_s = self._prefill_chunk * (self._fastest_step_s or 0.0)
+        chunk_s = self._prefill_chunk * (self._fastest_pass_s or 0.0)
         return max(self._stall_s, SLACK * self._slowest_s, chunk_s)
 
     @property
@@ -226,6 +229,7 @@ def _self_test_request() -> GenerationRequest:
         text="A",
         max_tokens=1,
         sampling=SamplingOverrides(temperature=0.0),
+        reuse_cache=False,  # a remembered token would prove nothing
     )
 
 

@@ -46,6 +46,7 @@ class Prompt:
     first_allowed: tokens that begin with `healed`, None when nothing was healed.
     stop: stop strings of the layout itself. is_cut: whether the text lost its start. persona: (n_rows, hidden_size) float32; the first n_rows tokens
     are PERSONA_TOKEN and stand for them. speech: what was said, whose rows begin at position `speech_at`.
+    copied_from: the position of a text that the answer will mostly repeat, None when there is none.
     """
 
     tokens: tuple[int, ...]
@@ -56,6 +57,7 @@ class Prompt:
     persona: NDArray[np.float32] | None = None
     speech: SpeechRows | None = None
     speech_at: int = 0
+    copied_from: int | None = None
 
     @property
     def n_persona(self) -> int:
@@ -85,6 +87,7 @@ class Prompt:
             tokens=(PERSONA_TOKEN,) * len(persona) + self.tokens,
             persona=persona,
             speech_at=self.speech_at + len(persona),
+            copied_from=None if self.copied_from is None else self.copied_from + len(persona),
         )
 
 
@@ -293,8 +296,9 @@ def _rephrase(
     tokens = [*head, ids["<task:rephrase>"]]
     for name, part in (("<instruction>", instruction), ("<before>", before), ("<after>", after)):
         tokens += [ids[name], *part] if part else []
+    copied_from = len(tokens) + 1
     tokens += [ids["<selection>"], *selection, ids["<result>"]]
-    return Prompt(tokens=tuple(tokens))
+    return Prompt(tokens=tuple(tokens), copied_from=copied_from)
 
 
 def _dictate(
@@ -325,6 +329,11 @@ def _textual_rephrase(
     original, rewritten = ("Исходный текст", "Иначе") if russian else ("Original", "Rewritten")
     note = f" ({request.instruction})" if request.instruction else ""
     context = f"{before}\n\n" if before else ""
-    body = f"{context}{original}: {request.text}\n\n{rewritten}{note}:"
+    lead = f"{context}{original}:"
+    body = f"{lead} {request.text}\n\n{rewritten}{note}:"
     stop = (f"\n{original}", "\n\n") if "\n" not in request.text else (f"\n{original}",)
-    return Prompt(tokens=(*head, *tokenizer.encode(body)), stop=stop)
+    return Prompt(
+        tokens=(*head, *tokenizer.encode(body)),
+        stop=stop,
+        copied_from=len(head) + len(tokenizer.encode(lead)),
+    )

@@ -15,13 +15,15 @@ from pushkin_runtime.types import FinishReason, StopCause, TokenLogprob
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRules:
     """What all alternatives of a generation obey. ends: tokens that end a text. healed: bytes that the client
-    has already and the answer begins with. keeps_tokens: whether the answer carries them."""
+    has already and the answer begins with. opening: of the text after the caret, which is not written again.
+    keeps_tokens: whether the answer carries them."""
 
     tokenizer: TextTokenizer
     max_tokens: int
     ends: frozenset[int]
     stop: tuple[str, ...] = ()
     healed: bytes = b""
+    opening: str = ""
     keeps_tokens: bool = False
 
 
@@ -40,7 +42,7 @@ class Row:
 
     def __post_init__(self) -> None:
         rules = self.rules
-        self.stream = TextStream(rules.tokenizer, rules.stop, rules.healed)
+        self.stream = TextStream(rules.tokenizer, rules.stop, rules.healed, rules.opening)
 
     @property
     def score(self) -> float:

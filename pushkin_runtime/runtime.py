@@ -11,34 +11,40 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pushkin_runtime.adapter_jobs import load_adapter, unload_adapter
-from pushkin_runtime.adapter_pool import AdapterOptions, AdapterPool
+from pushkin_runtime.adapter_pool import AdapterPool
 from pushkin_runtime.admission import check_request
 from pushkin_runtime.dictation import check_dictation
 from pushkin_runtime.engines.base import Engine, EngineOptions
-from pushkin_runtime.engines.registry import EngineChoice, choose_engine, create_engine
+from pushkin_runtime.engines.registry import (
+    MODEL_FREE,
+    EngineChoice,
+    choose_engine,
+    create_engine,
+)
 from pushkin_runtime.errors import (
     Draining,
     EngineFailed,
-    InvalidRequest,
     NotReady,
     QueueFull,
 )
-from pushkin_runtime.generate import Generation, Workshop, unwritable
+from pushkin_runtime.generate import Generation
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
-from pushkin_runtime.liveness import RETRY_AFTER_S, STALL_S, Clocks, Liveness
+from pushkin_runtime.liveness import RETRY_AFTER_S, Clocks, Liveness
 from pushkin_runtime.observer import Observer, ObserverDesk
+from pushkin_runtime.options import RuntimeOptions
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
 from pushkin_runtime.speech import SpeechDesk, checked_samples
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
+from pushkin_runtime.submissions import Submissions
+from pushkin_runtime.system_memory import SystemMemory, system_memory
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import (
     AdapterRef,
@@ -46,48 +52,28 @@ from pushkin_runtime.types import (
     EventSink,
     GenerationRequest,
     Health,
+    ModelInfo,
     PersonaRequest,
     RuntimeState,
     RuntimeStatus,
     Task,
 )
+from pushkin_runtime.upkeep import Upkeep, check_fit
+from pushkin_runtime.workshop import Workshop, unwritable
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeOptions:
-    """How to run a model.
-
-    context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
-    prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: of the CPU engines. cache_dir: of what an engine builds from a
-    model. adapters: where they are, what they may take, which ones are the defaults. model_roots: where speech
-    encoders are. stall_s: a longer unit of work hangs, unless the model is known to be slow (`Liveness.limit_s`).
-    """
-
-    model_dir: Path
-    engine: str = "auto"
-    kv_budget_bytes: int = 1 << 30
-    context_length: int = 4096
-    prefill_chunk: int = 128
-    queue_limit: int = 32
-    max_active: int = 4
-    n_threads: int = 1
-    adapters: AdapterOptions = field(default_factory=AdapterOptions)
-    model_roots: tuple[Path, ...] = ()
-    stall_s: float = STALL_S
-    cache_dir: Path | None = None
-
-
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
+
+__all__ = ["CreateEngine", "Runtime", "RuntimeOptions"]
 
 
 class Runtime:
     """Owns the inference thread. Build, `start`, use, `close`.
 
-    create: makes the engine; tests and embedders may pass one of their own. clocks: for `health`.
-    Raises EngineUnavailable for an unknown engine name.
+    create: makes the engine; tests and embedders may pass one of their own. clocks: for `health`. memory: of the
+    machine. Raises EngineUnavailable for an unknown engine name.
     """
 
     def __init__(
@@ -95,30 +81,39 @@ class Runtime:
         options: RuntimeOptions,
         create: CreateEngine = create_engine,
         clocks: Clocks | None = None,
+        memory: SystemMemory | None = None,
     ) -> None:
         self.options = options
         self._choice = choose_engine(options.engine)
         self._create = create
+        self._memory = memory or system_memory()
         self._personas = PersonaDesk()
         self._observers = ObserverDesk()
-        self._lock = threading.Lock()
-        self._running: dict[str, GenerationHandle] = {}
-        self._slots: dict[tuple[str, str], GenerationHandle] = {}
+        self._submissions = Submissions()
         self._state: RuntimeState = "loading"
         self._error: str | None = None
         self._shop: Workshop | None = None
         self._load_ms: float | None = None
-        self._n_requests = 0
+        self._model: ModelInfo | None = None
         self._loaded = threading.Event()
+        self._lock = threading.Lock()
+        self._awake: Future[None] = Future()
+        self._awake.set_result(None)
         self._liveness = Liveness(
             clocks or Clocks(), prefill_chunk=options.prefill_chunk, stall_s=options.stall_s
         )
-        self._thread = InferenceThread(
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> InferenceThread:
+        return InferenceThread(
             self._load,
-            queue_limit=options.queue_limit,
-            max_active=options.max_active,
+            queue_limit=self.options.queue_limit,
+            max_active=self.options.max_active,
             on_failed_load=self._fail,
             liveness=self._liveness,
+            upkeep=Upkeep(
+                self._memory, idle_unload_s=self.options.idle_unload_s, on_unload=self._unload
+            ),
         )
 
     def start(self) -> None:
@@ -128,6 +123,16 @@ class Runtime:
     def wait_loaded(self, timeout_s: float) -> bool:
         """Wait until loading succeeded or failed; whether it did in time. `status` says which."""
         return self._loaded.wait(timeout_s)
+
+    def wake(self) -> Future[None]:
+        """Have the model loaded again if it was unloaded; the future is done when that has succeeded or failed, and
+        at once when there is nothing to wait for. A model that was there once is tried again after a failure."""
+        with self._lock:
+            if self._state == "unloaded" or (self._state == "failed" and self._model):
+                self._state, self._awake = "loading", Future()
+                self._thread = self._new_thread()
+                self._thread.start()
+            return self._awake
 
     def observe(self, observer: Observer) -> None:
         """Have `observer` look on, from the next request and load on."""
@@ -140,7 +145,7 @@ class Runtime:
     def forget_personas(self) -> None:
         """Drop what was computed under any persona: a document was deleted, or consent was withdrawn."""
         # Where it cannot be done the caches go anyway, or soon.
-        with contextlib.suppress(Draining, EngineFailed, QueueFull):
+        with contextlib.suppress(Draining, EngineFailed, NotReady, QueueFull):
             self._thread.submit(Job(_forget_personas))
 
     def submit(self, request: GenerationRequest, sink: EventSink) -> GenerationHandle:
@@ -159,34 +164,20 @@ class Runtime:
             request, persona = replace(request, persona=PersonaRequest(mode="off")), ()
         adapters = pool.resolve(request.adapters, request.task, persona)
         pool.prefetch(adapters)
+        observer = self._observers.observer
         handle = GenerationHandle(
             request,
-            self._observers.observer.events(request, sink),
+            sink if request.ahead else observer.events(request, sink),  # it answers nobody
             adapters=adapters,
             wake=self._thread.wake,
-            on_end=self._forget,
+            on_end=self._submissions.leave,
         )
-        with self._lock:
-            if request.request_id in self._running:
-                raise InvalidRequest(
-                    "This request id is in use by a request that is still running.",
-                    param="request_id",
-                )
-            older = self._slot_owner(request)
-            self._thread.submit(handle)  # raises before anything is changed
-            self._n_requests += 1
-            self._running[request.request_id] = handle
-            if older is not None and _is_stale(request, older.request):
-                handle.end("superseded")
-            elif request.document_id is not None:
-                self._slots[(request.document_id, request.task)] = handle
-                if older is not None:
-                    older.end("superseded")
+        self._submissions.enter(handle, self._thread.submit)
         return handle
 
     def cancel(self, request_id: str) -> bool:
         """End a queued or running generation; whether there was one."""
-        handle = self._running.get(request_id)
+        handle = self._submissions.find(request_id)
         if handle is None:
             return False
         handle.cancel()
@@ -254,13 +245,13 @@ class Runtime:
             error=self._error,
             engine=self._choice.name,
             engine_reason=self._choice.reason,
-            model=shop.engine.info if shop else None,
+            model=self._model,
             load_ms=self._load_ms,
             n_queued=self._thread.n_queued,
             n_active=self._thread.n_active,
             max_active=self.options.max_active,
             queue_limit=self.options.queue_limit,
-            n_requests=self._n_requests,
+            n_requests=self._submissions.n_entered,
             n_tokens=self._liveness.n_tokens,
             kv_entries=shop.cache.n_entries if shop else 0,
             kv_bytes=shop.cache.n_bytes if shop else 0,
@@ -276,6 +267,10 @@ class Runtime:
         """Whether generation works, proved by a recent token; asks for a self-test token when idle."""
         if self._state == "loading":
             return Health(ok=False, state="loading", reason="the model is loading", retry_after_s=1)
+        if self._state == "unloaded":
+            return Health(
+                ok=True, state="unloaded", reason="idle; the next request loads the model"
+            )
         if self._state != "ready":
             reason = self._error or "shutting down"
             return Health(ok=False, state=self._state, reason=reason)
@@ -295,13 +290,16 @@ class Runtime:
 
     def close(self, *, drain_s: float) -> bool:
         """End open generations as cancelled and release the model; whether it stopped in `drain_s`."""
-        self._state = "draining"
+        with self._lock:
+            self._state = "draining"
         return self._thread.close(drain_s)
 
     # -- on the inference thread ----------------------------------------------------------------
 
     def _load(self) -> Workshop:
         started = time.monotonic()
+        if self._choice.name not in MODEL_FREE:
+            check_fit(self.options.model_dir, self.options.context_length, self._memory)
         engine = self._create(
             self._choice,
             EngineOptions(
@@ -321,14 +319,13 @@ class Runtime:
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._liveness.note,
+            lookup_tasks=self.options.lookup_tasks,
         )
         self._warm_up(shop)
         shop.adapters.prefetch_defaults()
         self._load_ms = (time.monotonic() - started) * 1000
-        self._shop = shop
-        if self._state == "loading":
-            self._state = "ready"
-        self._loaded.set()
+        self._shop, self._model = shop, engine.info
+        self._settle("ready")
         log.info("model loaded", extra={"engine": engine.name, "load_ms": round(self._load_ms)})
         return shop
 
@@ -342,18 +339,27 @@ class Runtime:
         self._liveness.end()
         shop.cache.clear()
 
-    def _forget(self, handle: GenerationHandle) -> None:
-        request = handle.request
+    def _settle(self, state: RuntimeState) -> None:
+        """Loading has ended so."""
         with self._lock:
-            self._running.pop(request.request_id, None)
-            slot = (request.document_id or "", request.task)
-            if self._slots.get(slot) is handle:
-                del self._slots[slot]
+            if self._state == "loading":
+                self._state = state
+        self._loaded.set()
+        if not self._awake.done():
+            self._awake.set_result(None)
+
+    def _unload(self) -> None:
+        """Nobody has come for long, and the thread has released everything but what is held here."""
+        self._shop = None
+        with self._lock:
+            if self._state == "ready":
+                self._state = "unloaded"
+        self._memory.give_back()
+        log.info("model unloaded", extra={"idle_s": round(self.options.idle_unload_s)})
 
     def _fail(self, error: Exception) -> None:
         self._error = str(error)
-        self._state = "failed"
-        self._loaded.set()
+        self._settle("failed")
         log.error("model not loaded", extra={"error_type": type(error).__name__})
 
     # -- helpers --------------------------------------------------------------------------------
@@ -361,6 +367,9 @@ class Runtime:
     def _ready_shop(self) -> Workshop:
         if self._state == "loading":
             raise NotReady("The model is still loading; ask again in a second.", retry_after_s=1)
+        if self._state == "unloaded":
+            self.wake()
+            raise NotReady("The model was unloaded, and is loading; ask again.", retry_after_s=1)
         if self._state == "failed":
             raise NotReady(f"The model could not be loaded: {self._error}", retry_after_s=None)
         if self._state == "draining":
@@ -370,23 +379,14 @@ class Runtime:
                 "Generation does not move; ask again when the daemon has started anew.",
                 retry_after_s=RETRY_AFTER_S,
             )
-        assert self._shop is not None  # set before the state is "ready"
-        return self._shop
-
-    def _slot_owner(self, request: GenerationRequest) -> GenerationHandle | None:
-        if request.document_id is None:
-            return None
-        return self._slots.get((request.document_id, request.task))
+        shop = self._shop
+        if shop is None:  # it goes just now
+            raise NotReady("The model is being unloaded; ask again.", retry_after_s=1)
+        return shop
 
     def _start_self_test(self) -> None:
-        with contextlib.suppress(Draining, EngineFailed):
+        with contextlib.suppress(Draining, EngineFailed, NotReady):
             self._thread.submit(self._liveness.self_test(self._thread.wake), is_urgent=True)
-
-
-def _is_stale(new: GenerationRequest, running: GenerationRequest) -> bool:
-    if new.revision is None or running.revision is None:
-        return False
-    return new.revision < running.revision
 
 
 def _load_speech(shop: Workshop) -> Generator[bool, None, SpeechInfo]:

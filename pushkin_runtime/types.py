@@ -20,7 +20,7 @@ Sampler = Literal[
     "penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"
 ]
 AdapterState = Literal["on_disk", "loading", "resident", "broken"]
-RuntimeState = Literal["loading", "ready", "failed", "draining"]
+RuntimeState = Literal["loading", "ready", "unloaded", "failed", "draining"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +123,8 @@ class GenerationRequest:
     document_id, revision: a newer request for the same document and task supersedes an older one.
     max_tokens: None means the task's own default (`prompt.default_max_tokens`), 0 only fills the KV cache.
     adapters: None means the task's default set, () the bare base model.
-    deadline_ms: bounds queue + prefill + decode, from the moment of `submit`.
-    client: for whom it is done; clients take turns.
+    deadline_ms: bounds queue + prefill + decode, from the moment of `submit`. client: for whom; clients take turns.
+    ahead: only fills the KV cache, for the same request without it, while there is nothing else; what comes ends it.
 
     For the dialects of other servers (task continue):
     prompt_tokens: the prompt, verbatim, instead of `text`; it gets no persona. raw: `text` is laid out without
@@ -156,6 +156,7 @@ class GenerationRequest:
     quality: Quality = "fast"
     deadline_ms: int | None = None
     client: str = ""
+    ahead: bool = False
     prompt_tokens: tuple[int, ...] | None = None
     raw: bool = False
     cut_prompt: bool = True

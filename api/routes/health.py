@@ -143,6 +143,11 @@ class StatusAnswer(TypedDict):
     resident_bytes: int | None
 
 
+_UNWELL: dict[RuntimeState, Literal["loading", "draining", "failed"]] = {
+    "loading": "loading",
+    "draining": "draining",
+}
+
 _HEALTH_RESPONSES: Responses = {
     200: answers(HealthAnswer),
     503: {"description": "No text can be generated now", **answers(HealthAnswer)},
@@ -196,8 +201,7 @@ def _health_answer(found: Health) -> HealthAnswer:
     if found.state == "failed":
         # Why it failed may name the user's folders, and this route has no token.
         reason = "the model could not be loaded: see `pushkin status` or GET /v1/status"
-    status: Literal["loading", "draining", "failed"]
-    status = "failed" if found.state == "ready" else found.state
+    status = _UNWELL.get(found.state, "failed")
     message = "Loading model" if status == "loading" else reason
     return {
         "status": status,

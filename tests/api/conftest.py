@@ -97,6 +97,9 @@ class TappedRuntime:
     def tokenizer(self) -> TextTokenizer:
         return self.inner.tokenizer()
 
+    def wake(self) -> Future[None]:
+        return self.inner.wake()
+
     def status(self) -> RuntimeStatus:
         return self.inner.status()
 
@@ -160,6 +163,7 @@ def running_daemons() -> Iterator[StartDaemon]:
         limits: ApiLimits | None = None,
         tokens: Mapping[str, TokenScope] | None = None,
         adapters: AdapterOptions | None = None,
+        idle_unload_s: float = 0,
         **parts: Any,
     ) -> Daemon:
         engine = ScriptedEngine(texts=texts, endless=endless)
@@ -168,6 +172,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             engine="scripted",
             prefill_chunk=8,
             adapters=adapters or AdapterOptions(),
+            idle_unload_s=idle_unload_s,
         )
         metrics = Metrics()
         runtime = Runtime(options, create=lambda _choice, _options: engine)

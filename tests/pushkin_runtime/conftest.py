@@ -143,6 +143,31 @@ def quantized_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def quantized_with(tmp_path: Path) -> Callable[..., Path]:
+    """`quantized_with(bits, biases)`: a checkpoint of random codes in groups of 64, its biases made from its scales."""
+
+    def make(bits: int, biases: Callable[[np.ndarray, int], np.ndarray]) -> Path:
+        rng = np.random.default_rng(1)
+        step = 0.1 / (2**bits / 12**0.5)  # weights spread over about 0.1
+        tensors: dict[str, np.ndarray] = {}
+        for name, shape in expected_shapes(parse_config(CONFIG, "tiny")).items():
+            stem = f"model.{name.removesuffix('.weight')}"
+            if len(shape) == 1:
+                tensors[f"{stem}.weight"] = np.zeros(shape, np.float32)
+                continue
+            n_out, n_in = shape
+            scales = (step * rng.uniform(0.5, 1.5, (n_out, n_in // 64))).astype(np.float32)
+            codes = rng.integers(0, 1 << 32, (n_out, n_in * bits // 32), np.uint32)
+            tensors[f"{stem}.weight"] = codes
+            tensors[f"{stem}.scales"] = scales
+            tensors[f"{stem}.biases"] = biases(scales, bits)
+        config = CONFIG | {"quantization": {"group_size": 64, "bits": bits, "mode": "affine"}}
+        return write_model(tmp_path / "quantized", config, tensors)
+
+    return make
+
+
+@pytest.fixture
 def manifest_writer() -> Callable[[Path], None]:
     """`manifest_writer(folder)` writes its manifest.json."""
     return write_manifest

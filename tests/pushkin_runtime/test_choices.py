@@ -128,3 +128,52 @@ def test_suffix_picks_the_draft_that_leads_into_it(
     assert len(best.choices) == 1
     assert best.choices[0].text == max((d.text for d in drafts), key=likelihood)
     assert best.choices[0].score == pytest.approx(likelihood(best.choices[0].text), abs=1e-3)
+
+
+def test_a_draft_stops_where_the_text_after_the_caret_begins(
+    start_runtime: Start, generate: Generate
+) -> None:
+    engine = ScriptedEngine(texts=[" the river, and the winter came. And more."], endless=True)
+    runtime = start_runtime(scripted=engine)
+    done = generate(runtime, text="It stood by", suffix=", and the winter was long.", max_tokens=60)
+
+    [choice] = done.result.choices
+    assert (choice.text, choice.finish_reason) == (" the river", "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_alternatives_begin_with_different_tokens_and_repeat_with_the_seed(
+    tiny_model: Path, start_runtime: Start, generate: Generate, temperature: float
+) -> None:
+    runtime = start_runtime(tiny_model, engine="torch")
+    fields: dict[str, Any] = {
+        "text": "The old house stood by the river ",
+        "max_tokens": 6,
+        "return_tokens": True,
+        "sampling": SamplingOverrides(seed=4, temperature=temperature, min_p=0.02),
+    }
+    five = generate(runtime, n=5, **fields).result.choices
+    again = generate(runtime, n=5, **fields).result.choices
+    [one] = generate(runtime, n=1, **fields).result.choices
+
+    assert len({choice.tokens[0].token for choice in five}) == len(five) == 5
+    assert [choice.text for choice in again] == [choice.text for choice in five]
+    assert one.text == five[0].text
+
+
+def test_independent_samples_may_begin_alike(
+    tiny_model: Path, start_runtime: Start, generate: Generate
+) -> None:
+    """What the other dialects ask for: n draws from the same distribution, equal ones included."""
+    runtime = start_runtime(tiny_model, engine="torch")
+    choices = generate(
+        runtime,
+        text="The old house",
+        n=5,
+        max_tokens=3,
+        distinct=False,
+        sampling=SamplingOverrides(temperature=0.0),
+    ).result.choices
+
+    assert len(choices) == 5
+    assert len({choice.text for choice in choices}) == 1

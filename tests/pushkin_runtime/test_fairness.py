@@ -28,6 +28,7 @@ Start = Callable[..., Runtime]
 class Piece:
     client: str
     is_long: bool = False
+    is_ahead: bool = False
     number: int = 0
 
 

@@ -248,7 +248,7 @@ def test_a_slow_model_may_take_long_over_a_chunk(clock: Clock) -> None:
     def unit(seconds: float, n_tokens: int) -> None:
         liveness.begin()
         clock.watch(seconds, lambda: liveness.is_stalled)
-        liveness.note(n_tokens)
+        liveness.note(n_tokens, True)
         liveness.end()
 
     assert liveness.limit_s == STALL_S

@@ -7,19 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pushkin_runtime.engines.scripted_engine import ScriptedCache, ScriptedEngine
-from pushkin_runtime.prompt_cache import CacheKey, PromptCache
+from pushkin_runtime.prompt import build_prompt
+from pushkin_runtime.prompt_cache import MAX_ENDS, CacheKey, Prefix, PromptCache
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import AdapterRef, Done, SamplingOverrides
+from pushkin_runtime.types import AdapterRef, Done, GenerationRequest, SamplingOverrides
 
 GREEDY = SamplingOverrides(temperature=0.0)
 KEY = CacheKey("base", (), 0)
 
 
-def filled(n_tokens: int) -> ScriptedCache:
-    return ScriptedCache(n_tokens)
+def filled(n_tokens: int, *ends: int) -> Prefix:
+    """A cache of so many tokens, with the logits after some of its lengths."""
+    return Prefix(ScriptedCache(n_tokens), {n: np.full(8, n, np.float32) for n in ends})
 
 
 def edits(text: str, n_edits: int, seed: int) -> list[str]:
@@ -100,7 +103,7 @@ def test_autocomplete_rephrase_autocomplete_prefills_nothing_again(
     back = generate(runtime, text=text, max_tokens=3).result
 
     assert first.usage.cached_tokens == 0
-    assert back.usage.cached_tokens == back.usage.prompt_tokens - 1
+    assert back.usage.cached_tokens == back.usage.prompt_tokens  # its first token was known
 
 
 def test_another_adapter_persona_or_base_shares_nothing() -> None:
@@ -114,7 +117,7 @@ def test_another_adapter_persona_or_base_shares_nothing() -> None:
     ]
 
     assert [cache.take(key, tuple(range(10))).n_tokens for key in others] == [0] * 4
-    assert cache.take(KEY, tuple(range(10))).n_tokens == 10
+    assert cache.take(KEY, tuple(range(11))).n_tokens == 10
 
 
 def test_the_longest_prefix_is_taken_and_a_small_edit_reuses_it_in_place() -> None:
@@ -148,4 +151,121 @@ def test_least_recently_used_goes_first_beyond_the_byte_budget() -> None:
 
     assert cache.n_bytes <= 25 * 1024
     assert cache.take(KEY, tuple(range(100, 110))).n_tokens == 0
-    assert cache.take(KEY, tuple(range(300, 310))).n_tokens == 10
+    assert cache.take(KEY, tuple(range(300, 311))).n_tokens == 10
+
+
+def test_the_last_token_is_read_again_unless_the_logits_after_it_are_known() -> None:
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    cache.put(KEY, tuple(range(30)), filled(30, 20))
+
+    assert cache.take(KEY, tuple(range(25))).n_tokens == 24
+
+    cache.clear()
+    cache.put(KEY, tuple(range(30)), filled(30, 20))
+    known = cache.take(KEY, tuple(range(20)))
+
+    assert known.n_tokens == 20
+    assert known.logits is not None
+    assert known.logits[0] == 20
+
+
+def test_logits_after_what_is_forgotten_are_forgotten_and_a_copy_has_its_own() -> None:
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    cache.put(KEY, tuple(range(300)), filled(300, 3, 200))
+
+    fork = cache.take(KEY, (0, 1, 2, 77))
+    assert list(fork.ends) == [3]
+    trimmed = cache.take(KEY, (*range(290), 5))
+    assert list(trimmed.ends) == [3, 200]
+    cache.put(KEY, tuple(range(290)), trimmed)
+    assert list(cache.take(KEY, (*range(150), *range(250, 300))).ends) == [3]
+
+
+def test_what_is_computed_again_is_kept_once() -> None:
+    """A self-test that trusts no cache must not push the user's texts out, half a minute after half a minute."""
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    cache.put(KEY, tuple(range(40)), filled(40))
+    for _ in range(200):
+        cache.put(KEY, (1, 2, 3), filled(3))
+
+    assert cache.n_entries == 2
+    assert cache.take(KEY, tuple(range(41))).n_tokens == 40
+
+
+def test_remembered_logits_are_few_and_count_as_memory() -> None:
+    prefix = filled(10)
+    for n_tokens in range(20):
+        prefix.cache = ScriptedCache(n_tokens)
+        prefix.remember(np.zeros(1024, np.float32))
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    cache.put(KEY, tuple(range(19)), prefix)
+
+    assert list(prefix.ends) == list(range(20 - MAX_ENDS, 20))
+    assert cache.n_bytes == 19 * 1024 + MAX_ENDS * 4096
+
+
+def test_a_keystroke_inside_a_word_runs_the_model_for_no_token_before_the_first(
+    tiny_model: Path, start_runtime: Callable[..., Runtime], generate: Callable[..., Done]
+) -> None:
+    """The part of a word is healed away, so what was read before is the whole prompt."""
+    runtime = start_runtime(tiny_model, engine="torch")
+    text = "The old house stood by the river, and nobody had lived in it"
+    n_same = 0
+    read: set[tuple[int, ...]] = set()
+    for n_chars in range(30, len(text) + 1):
+        request = GenerationRequest(request_id="", task="continue", text=text[:n_chars])
+        prompt = build_prompt(request, runtime.tokenizer(), n_context=512, max_tokens=1)
+        usage = generate(runtime, text=text[:n_chars], max_tokens=1).result.usage
+        assert (usage.cached_tokens == usage.prompt_tokens) == (prompt.tokens in read)
+        n_same += prompt.tokens in read
+        read.add(prompt.tokens)
+
+    assert n_same > 10
+
+
+@pytest.mark.parametrize("engine", ["torch", "mlx"])
+def test_a_known_first_token_changes_nothing_that_is_told(
+    engine: str,
+    tiny_model: Path,
+    start_runtime: Callable[..., Runtime],
+    generate: Callable[..., Done],
+) -> None:
+    """Text, seeds, alternatives and probabilities, asked for once when nothing is known and once when all is."""
+    runtime = start_runtime(tiny_model, engine=engine)
+    wishes: list[dict[str, Any]] = [
+        {"n": 3},
+        {"n_probs": 4, "return_tokens": True},
+        {"n_probs": 4, "post_sampling_probs": True},
+        {"n": 3, "distinct": False, "return_tokens": True},
+        {"suffix": " and the winter."},
+        {"raw": True, "max_tokens": 1},
+    ]
+    for number, wish in enumerate(wishes):
+        fields = {
+            "text": f"The old house {number} stood by the riv",
+            "max_tokens": 8,
+            "sampling": SamplingOverrides(seed=number),
+            **wish,
+        }
+        fresh = generate(runtime, **fields).result
+        known = generate(runtime, **fields).result
+
+        assert fresh.usage.cached_tokens < fresh.usage.prompt_tokens
+        assert known.usage.cached_tokens == known.usage.prompt_tokens
+        assert _told(known) == _told(fresh)
+
+
+def _told(result: Any) -> Any:
+    """What the client sees, rounded as far as a pass over one token differs from one over several."""
+    return [
+        (
+            choice.text,
+            choice.finish_reason,
+            pytest.approx(choice.score, abs=1e-3),
+            [
+                (token.token, pytest.approx(token.logprob, abs=1e-3), [t for t, _ in token.top])
+                for token in choice.tokens
+            ],
+        )
+        for choice in result.choices
+    ]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushkin_runtime.engines.scripted_engine import byte_tokenizer
-from pushkin_runtime.text_stream import StopStrings, TextStream
+from pushkin_runtime.text_stream import StopStrings, TextStream, opening_of
 from pushkin_runtime.tokenizer import StreamDetokenizer, TextTokenizer
 
 BYTES = byte_tokenizer()
@@ -105,3 +105,61 @@ def test_tokens_by_prefix_are_found_exactly(real_tokenizer: TextTokenizer) -> No
 @pytest.fixture(scope="module")
 def real_tokenizer(tiny_model: Path) -> TextTokenizer:
     return TextTokenizer(tiny_model / "tokenizer.json", 512)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "opening"),
+    [
+        (" and the winter came.", " and the winter"),
+        ("\n\nГлава вторая", "\n\nГлава вторая"),
+        (", сказал он тихо", ", сказал он тихо"),
+        (")", ")"),
+        (" \n", ""),
+        ("", ""),
+    ],
+)
+def test_a_suffix_is_known_by_its_first_words(suffix: str, opening: str) -> None:
+    assert opening_of(suffix) == opening
+
+
+@pytest.mark.parametrize(
+    ("opening", "text", "shown"),
+    [
+        (" and the winter", " the river and the winter came", " the river"),
+        (" and the winter", " the river and the winters came", " the river and the winters came"),
+        ("and the winter", "the sand the winter, and the winter", "the sand the winter, "),
+        ("and the winter", "and the winter", ""),
+        ("тихо", "тихонько и тихо.", "тихонько и "),
+        (".", " he said. Then", " he said"),
+        ("", "anything", "anything"),
+    ],
+)
+def test_a_text_ends_before_it_repeats_what_follows_the_caret(
+    opening: str, text: str, shown: str
+) -> None:
+    """Token by token: nothing of the opening is shown before it is known to be one."""
+    stream = TextStream(BYTES, (), b"", opening)
+    so_far = ""
+    for token in BYTES.encode(text):
+        so_far += stream.push(token)
+        assert shown.startswith(so_far)
+        if stream.stop_word:
+            break
+
+    assert so_far + stream.finish() == shown
+    assert stream.stop_word == (opening if shown != text else "")
+
+
+@given(
+    st.text(st.sampled_from("ab .ж"), max_size=30), st.text(st.sampled_from("ab .ж"), max_size=6)
+)
+def test_an_opening_ends_a_text_or_loses_nothing(text: str, opening: str) -> None:
+    stream = TextStream(BYTES, (), b"", opening)
+    shown = ""
+    for token in BYTES.encode(text):
+        shown += stream.push(token)
+        if stream.stop_word:
+            break
+    shown += stream.finish()
+
+    assert shown == text or text.startswith(shown + opening)

@@ -35,7 +35,7 @@ COMPLETIONS: list[Exchange] = [
         "/completions",
         {
             **SEEDED,
-            "prompt": ["a", [2, 101]],
+            "prompt": ["a", [2, 102]],
             "n_predict": 1,
             "response_fields": ["content", "timings/prompt_n"],
         },
