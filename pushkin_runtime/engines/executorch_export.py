@@ -6,6 +6,7 @@ and two that return what it was made of: `format` and `digest`. Embeddings and t
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,9 +145,17 @@ def _write_through(program: ExportedProgram) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the libraries' warnings about themselves from whoever exports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    talkers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [talker.level for talker in talkers]
+    for talker in talkers:
+        talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
 
 
 def write_program(program: Any, path: Path) -> None:
