@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 32
 MAX_VALUES = 10_000
+MAX_EXACT = 2**53  # whole numbers up to here are the same as floats
 
 # Legal inside JSON strings, but Python clients that split lines with str.splitlines() cut there.
 _LINE_BREAKS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -40,11 +41,14 @@ def parse_json(raw: bytes) -> object:
     """Decode one JSON value from UTF-8.
 
     Stricter than `json.loads`: no NaN or Infinity, no repeated field, no lone surrogate, at most
-    MAX_DEPTH levels and MAX_VALUES values. Raises JsonRefused with a message that quotes nothing.
+    MAX_DEPTH levels and MAX_VALUES values. 2.0 is the integer 2, as JSON Schema has it. Raises JsonRefused with a message that quotes nothing.
     """
     try:
         value = json.loads(
-            raw.decode(), object_pairs_hook=_unique_fields, parse_constant=_refuse_constant
+            raw.decode(),
+            object_pairs_hook=_unique_fields,
+            parse_constant=_refuse_constant,
+            parse_float=_number,
         )
     except UnicodeDecodeError as error:
         raise JsonRefused(f"the body is not UTF-8: bad byte at offset {error.start}") from None
@@ -74,6 +78,11 @@ def _unique_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise JsonRefused(f"the field `{printable(twice)}` is given twice")
     return fields
+
+
+def _number(digits: str) -> int | float:
+    value = float(digits)
+    return int(value) if value.is_integer() and abs(value) <= MAX_EXACT else value
 
 
 def _refuse_constant(name: str) -> object:

@@ -43,6 +43,8 @@ async def read_form(
     request: Request, *, max_fields: int, max_field_bytes: int, hint: str
 ) -> FormData:
     """Read a form with at most one file, in memory; the caller closes it. Raises ApiError."""
+    if not request.headers.get("content-type"):  # there is no body either
+        raise ApiError("missing_field", f"the body is empty: {hint}, as a form", param="file")
     parser = _InMemoryParser(
         request.headers,
         request.stream(),

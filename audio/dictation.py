@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -25,7 +26,8 @@ from audio.session import DictationSession, Hearing, SessionOptions
 log = logging.getLogger("pushkin.audio")
 
 MAX_SESSIONS = 4
-MAX_TRANSCRIPTIONS = 2
+MAX_TRANSCRIPTIONS = 4  # the waiting ones included
+_AT_ONCE = 2
 _RING_S = 10.0
 
 T = TypeVar("T")
@@ -36,9 +38,10 @@ State = Literal["off", "arming", "listening", "hearing", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DictationOptions:
-    """device: the microphone's name, None for the default one."""
+    """device: the microphone's name, None for the default one. is_installed: looks whether there is a speech model."""
 
     device: str | None = None
+    is_installed: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,20 @@ class MicrophoneState:
     session: int | None = None
     device: str = ""
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DictationLoad:
+    """What is going on. is_loaded: the speech model is in memory. totals: the figures of the `n_ended` sessions,
+    summed (`audio.streaming.Counts`)."""
+
+    state: State
+    is_installed: bool
+    is_loaded: bool
+    n_sessions: int
+    n_transcriptions: int
+    n_ended: int
+    totals: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -67,6 +84,8 @@ class _Sessions:
     lock: threading.Lock = field(default_factory=threading.Lock)
     running: dict[int, DictationSession] = field(default_factory=dict)
     n_made: int = 0
+    n_ended: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
 
 
 class Dictation:
@@ -89,13 +108,26 @@ class Dictation:
         self._state = MicrophoneState()
         self._is_closed = False
         self._control = ThreadPoolExecutor(1, "dictation")
-        self._files = ThreadPoolExecutor(MAX_TRANSCRIPTIONS, "transcription")
+        self._files = ThreadPoolExecutor(_AT_ONCE, "transcription")
         self._n_files = 0
 
     @property
     def microphone(self) -> MicrophoneState:
         """How the daemon's own microphone is."""
         return self._state
+
+    def load(self) -> DictationLoad:
+        """Look at everything."""
+        with self._sessions.lock:
+            return DictationLoad(
+                state=self._state.state,
+                is_installed=self._options.is_installed(),
+                is_loaded=self._hearing is not None,
+                n_sessions=len(self._sessions.running),
+                n_transcriptions=self._n_files,
+                n_ended=self._sessions.n_ended,
+                totals=dict(self._sessions.totals),
+            )
 
     def open(
         self, options: SessionOptions, form: PcmFormat, sink: EventSink
@@ -143,7 +175,7 @@ class Dictation:
         if self._is_closed:
             raise DictationClosed("dictation is shutting down")
         with self._sessions.lock:
-            if self._n_files >= 2 * MAX_TRANSCRIPTIONS:
+            if self._n_files >= MAX_TRANSCRIPTIONS:
                 raise DictationBusy("enough recordings are being transcribed; try again")
             self._n_files += 1
         hearing = self._submit(self._ready_hearing)
@@ -200,6 +232,8 @@ class Dictation:
             if isinstance(event, Ended):
                 with self._sessions.lock:
                     self._sessions.running.pop(number, None)
+                    self._sessions.n_ended += 1
+                    self._sessions.totals.update(event.figures)
                 figures = {name: round(value, 3) for name, value in event.figures.items()}
                 log.info("dictation ended", extra={"reason": event.reason, **figures})
             sink(event)

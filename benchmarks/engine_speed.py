@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +39,6 @@ from pushkin_runtime.types import SamplingParams
 if TYPE_CHECKING:
     from benchmarks.true_shape import Rig
 
-BANDWIDTH_BYTES = 1 << 29
-PASSES = 6
 PREFILL_CHUNK = 512
 KV_TOKENS = 256
 ADAPTED = ("k_proj", "v_proj", "o_proj", "gate_proj", "up_proj")
@@ -181,23 +178,11 @@ def measure_llama(binary: Path, rig: Rig, n_threads: int, plan: Plan) -> dict[st
     return samples
 
 
-def read_gb_s(n_threads: int) -> float:
-    """Bytes (10⁹) read a second by `n_threads` at once, each its own array far larger than any cache."""
-    arrays = [np.ones(BANDWIDTH_BYTES // 4, np.float32) for _ in range(n_threads)]
-    with ThreadPoolExecutor(n_threads) as pool:
-        best = 0.0
-        for _ in range(PASSES):
-            started = time.perf_counter()
-            list(pool.map(np.max, arrays))  # NumPy gives the lock back meanwhile
-            best = max(best, n_threads * BANDWIDTH_BYTES / (time.perf_counter() - started))
-    return best / 1e9
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    from benchmarks.true_shape import (
-        open_rig,
-    )  # brings PyTorch, which an engine's process must not carry
+    # Both bring PyTorch, which an engine's own process must not carry.
+    from benchmarks.machine_limits import measure_limits
+    from benchmarks.true_shape import open_rig
 
     arguments = _arguments(argv)
     rig = open_rig(arguments.rig)
@@ -211,9 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     figures: dict[str, Figure] = {}
     for n_threads in arguments.threads:
-        bandwidth = read_gb_s(n_threads)
-        figures[f"{n_threads}t.read_gb_s"] = figure([bandwidth], "GB/s")
-        limit = bandwidth * 1e9 / n_bytes
+        limits = measure_limits(n_threads)
+        figures[f"{n_threads}t.read_gb_s"] = figure([limits.read_gb_s], "GB/s")
+        limit = limits.decode_tok_s(n_bytes)
         llama: dict[str, list[float]] = {}
         if arguments.llama_bench is not None:
             say(f"llama-bench, {n_threads} threads")

@@ -10,16 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from benchmarks.harness import (
+    REPOSITORY,
     Daemon,
     Figure,
     Report,
@@ -64,9 +68,17 @@ def main() -> int:
         default=DEFAULT_MIX,
         help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
     )
+    parser.add_argument(
+        "--speech-encoder",
+        type=Path,
+        metavar="DIR",
+        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
+    )
     arguments = parser.parse_args()
     sys.setswitchinterval(0.0005)  # or the clients' threads would be in the figures of /health
-    with running_daemon(daemon_flags(arguments)) as daemon:
+    encoder = arguments.speech_encoder
+    prepare = None if encoder is None else partial(_install_encoder, encoder)
+    with running_daemon(daemon_flags(arguments), prepare) as daemon:
         process = psutil.Process(daemon.pid)
         with Client(daemon.target) as client:
             quiet_ms = [client.call("GET", "/health").total_ms for _ in range(N_QUIET)]
@@ -77,6 +89,8 @@ def main() -> int:
         is_idle, _ = await_idle(daemon.target)
         time.sleep(SETTLE_S)
         rss |= {"peak": max(size for _, size in watch.rss), "settled": process.memory_info().rss}
+        with Client(daemon.target) as client:
+            at_rest = client.call("GET", "/v1/status").data
     counts = _counts(clients, watch)
     publish(
         Report(
@@ -92,6 +106,11 @@ def main() -> int:
                 **counts,
                 "wedged": n_wedged + (not is_idle),
                 "rss_mib": {name: round(size / MIB, 1) for name, size in rss.items()},
+                "held_at_rest_mib": {
+                    part: round(at_rest[part]["n_bytes"] / MIB, 1)
+                    for part in ("kv_cache", "adapters")
+                },
+                "dictation_at_rest": at_rest["dictation"],
             },
             notes=("rss drift: the second tenth of the requests against the last tenth.",),
         ),
@@ -99,6 +118,14 @@ def main() -> int:
     )
     is_well = set(watch.health_status) == {200}
     return 0 if is_well and is_idle and not n_wedged and not counts["wrong"] else 1
+
+
+def _install_encoder(encoder: Path, home: Path) -> None:
+    """Raises CalledProcessError with the command's own words on stderr."""
+    command = [sys.executable, "-m", "daemon", "models", "import", str(encoder.resolve())]
+    subprocess.run(
+        ["env", f"PUSHKIN_HOME={home}", *command], cwd=REPOSITORY, check=True, stdout=sys.stderr
+    )
 
 
 def read_mix(text: str) -> dict[str, int]:

@@ -19,6 +19,7 @@ import numpy as np
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from benchmarks import espeak
 from benchmarks.harness import Target
 from benchmarks.http_client import Body, Broken, Client, Refused
 from benchmarks.soak_load import Tally, Worker
@@ -35,6 +36,12 @@ LEAVE_SHARE = 0.2
 N_DOCUMENTS = 6  # of each client that keeps documents
 JOB_TIMEOUT_S = 60.0
 NOISE_RATE = 16_000
+BURST_BYTES = 16_000  # half a second
+SENTENCES = (
+    "The old house stood by the river.",
+    "It was late in the autumn, and nobody had lived in it since.",
+    "Delete the last sentence.",
+)
 FILED = (
     *("push: done", "push: unchanged", "list: 200", "read: 200", "delete: 200"),
     *("read: 404", "delete: 404"),  # it is not there (yet)
@@ -208,13 +215,15 @@ class Librarian:
 
 
 class Dictator:
-    """Sends seconds of noise in bursts over `WS /v1/dictation`, faster than it could be said, and waits for the end.
+    """Says a sentence over `WS /v1/dictation`, faster than anybody could, and waits for the end.
 
-    What is heard in it is nobody's business here, only that every session begins and ends.
+    What is recognised is nobody's business here (`benchmarks.dictation` asks that), only that every session begins,
+    hears an utterance and ends. Without espeak-ng it is noise, in which nothing has to be heard.
     """
 
     def __init__(self, target: Target, number: int) -> None:
         self.tally = Tally()
+        self._spoken = [] if espeak.is_missing() else [_said(sentence) for sentence in SENTENCES]
         self._target = target
         self._number = number
 
@@ -236,10 +245,7 @@ class Dictator:
         headers = {"Authorization": f"Bearer {self._target.token}"}
         with connect(url, additional_headers=headers, open_timeout=JOB_TIMEOUT_S) as socket:
             socket.send(json.dumps({"type": "start", "rate": NOISE_RATE}))
-            first = json.loads(socket.recv(JOB_TIMEOUT_S))
-            if first["type"] != "ready":
-                return f"{first['type']} {first.get('error', {}).get('code')}"
-            for burst in _noise(number):
+            for burst in self._sound(number):  # it is ready once it has heard something
                 socket.send(burst)
             if leaves:
                 return "left"
@@ -249,7 +255,22 @@ class Dictator:
                 if event["type"] == "error":
                     return f"error {event['error']['code']}"
                 if event["type"] == "ended":
-                    return "ended"
+                    is_heard = event["figures"]["n_utterances"] or not self._spoken
+                    return "ended" if is_heard else "heard nothing"
+
+    def _sound(self, number: int) -> Iterator[bytes]:
+        if not self._spoken:
+            yield from _noise(number)
+            return
+        pcm = self._spoken[number % len(self._spoken)]
+        for at in range(0, len(pcm), BURST_BYTES):
+            yield pcm[at : at + BURST_BYTES]
+
+
+def _said(sentence: str) -> bytes:
+    """s16le at NOISE_RATE, with the silence that ends an utterance."""
+    assert espeak.RATE == NOISE_RATE
+    return espeak.speak(sentence).pcm.astype("<i2").tobytes() + bytes(2 * NOISE_RATE)
 
 
 def _noise(number: int) -> Iterator[bytes]:

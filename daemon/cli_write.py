@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         stop: tuple[str, ...]
         language: str | None
         stream: bool
+        trace_file: Path | None
         as_json: bool
         port: int | None
 
@@ -84,6 +85,13 @@ def writing_options(command: Command) -> Command:
             "--language", metavar="CODE", help="en, ru; found out from TEXT if not given."
         ),
         click.option("--stream/--no-stream", default=True, help="Print as it is written."),
+        click.option(
+            "--trace",
+            "trace_file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Load the model here, whether a daemon runs or not, and write what ran when, for chrome://tracing.",
+        ),
         json_option,
         port_option,
     ]
@@ -124,7 +132,7 @@ def story(**given: Unpack[Given]) -> None:
 def _write(task: Task, given: Given, extra: Body) -> None:
     body = _body(task, given) | extra
     _check_unicode(body)
-    with _open_writer(given["port"]) as writer:
+    with _open_writer(given["port"], given["trace_file"]) as writer:
         if given["as_json"]:
             print_json(_finish(writer, task, body))
         elif given["n"] > 1 or not given["stream"]:
@@ -208,17 +216,19 @@ def _check_unicode(body: Body) -> None:
 
 
 @contextlib.contextmanager
-def _open_writer(port: int | None) -> Iterator[Writer]:
+def _open_writer(port: int | None, trace_file: Path | None) -> Iterator[Writer]:
     from daemon.client import DaemonClient, require_daemon
 
     loaded = load_config(port)
     try:
-        endpoint = require_daemon(loaded)
+        endpoint = None if trace_file else require_daemon(loaded)
     except NotRunning as missing:
+        print_note(f"{missing} Until then the model is loaded for each call.")
+        endpoint = None
+    if endpoint is None:
         from daemon.local import LocalWriter
 
-        print_note(f"{missing} Until then the model is loaded for each call.")
-        with LocalWriter(loaded) as local:
+        with LocalWriter(loaded, trace_file) as local:
             yield local
         return
     with DaemonClient(loaded, endpoint) as client:

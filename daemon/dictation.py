@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from daemon.paths import adapter_roots, bundled_models, find_model
+
 if TYPE_CHECKING:
     from api.event_hub import EventHub
     from audio.dictation import Dictation
@@ -24,6 +26,7 @@ def build_dictation(
     from audio.events import DictationEvent
     from daemon.dictation_feedback import DictationFeedback
     from daemon.spoken_replies import SpokenReplies, find_voice
+    from pushkin_runtime.speech_folder import is_installed
 
     def make_hearing() -> Hearing:
         from audio.session import Hearing
@@ -42,9 +45,12 @@ def build_dictation(
         feedback.hear(event)
         events.publish("dictation", dictation_event(session, event, request_id=""))
 
-    dictation = Dictation(
-        make_hearing, publish, DictationOptions(device=settings.microphone or None)
+    roots = adapter_roots(find_model(loaded.config.runtime.model, loaded.paths), loaded.paths)
+    models = (loaded.paths.models, bundled_models())
+    options = DictationOptions(
+        device=settings.microphone or None, is_installed=lambda: is_installed(roots, models)
     )
+    dictation = Dictation(make_hearing, publish, options)
     return dictation
 
 

@@ -294,13 +294,11 @@ def build_edge(serving: Serving, runtime: Runtime, port: int, trace: Trace | Non
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
     """Have answers sound like the user, where the model has what that needs; without it they do not."""
     from daemon.index import build_personas
-    from indexer.errors import PersonaUnavailable
+    from indexer.errors import EmbeddingFailed, PersonaUnavailable
 
-    if not loaded.config.persona.persona:
-        return
     try:
-        personas = build_personas(loaded, index)
-    except (PersonaUnavailable, OSError) as error:
+        personas = build_personas(loaded, index) if loaded.config.persona.persona else None
+    except (EmbeddingFailed, PersonaUnavailable, OSError) as error:
         log.warning("no personas", extra={"error_type": type(error).__name__})
         return
     if personas is not None:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import gc
 import queue
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from daemon.client import fault
 from daemon.errors import DaemonError, LoadFailed
 from daemon.lifecycle import build_runtime, harden_process, settle_memory
+from daemon.log_ids import LogIds
+from daemon.trace import Trace
 from daemon.writing import Body, Finished, Piece, Task, Waiting, WritingEvent
 
 if TYPE_CHECKING:
@@ -28,8 +32,15 @@ _REQUEST_ID = "local"
 class LocalWriter:
     """Owns a runtime for the length of a `with` block; used from one thread."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, trace_file: Path | None = None) -> None:
+        """trace_file: gets what ran when, at the end; see `daemon.trace`."""
+        ids = LogIds(
+            secrets.token_bytes()
+        )  # nothing is logged that an id would have to be found by
+        self._trace = None if trace_file is None else Trace(trace_file, ids)
         self._runtime = build_runtime(loaded)
+        if self._trace is not None:
+            self._runtime.observe(self._trace)
 
     def __enter__(self) -> LocalWriter:
         harden_process()
@@ -44,6 +55,8 @@ class LocalWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._runtime.close(drain_s=_CLOSE_S)
+        if self._trace is not None:
+            self._trace.write()
 
     def write(self, task: Task, body: Body) -> Iterator[WritingEvent]:
         """Yield the events of one generation; closing the iterator cancels it."""

@@ -100,6 +100,18 @@ def installed_projector(adapter_roots: Sequence[Path]) -> WantedEncoder | None:
     return WantedEncoder(str(settings["encoder"]), str(settings["encoder_sha256"]))
 
 
+def is_installed(adapter_roots: Sequence[Path], model_roots: Sequence[Path]) -> bool:
+    """Whether a projector is there and a folder with its encoder's name; neither is checked."""
+    folder = _find(adapter_roots)
+    if folder is None:
+        return False
+    try:
+        name = str(json.loads((folder / f"{KIND}.json").read_bytes())["settings"]["encoder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return Path(name).name == name and any((root / name).is_dir() for root in model_roots)
+
+
 def _find(adapter_roots: Sequence[Path]) -> Path | None:
     folders = (root / ADAPTER for root in adapter_roots)
     return next((folder for folder in folders if (folder / f"{KIND}.json").is_file()), None)

@@ -14,10 +14,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.llama_dialect.prompts import MAX_PARTS, MAX_TOKEN_ID, Prompts
 from api.schemas import MAX_INT64, MAX_TEXT_CHARS, DocumentId, Finite
@@ -42,6 +43,18 @@ class LlamaBody(BaseModel):
     """The base of every object a client of llama-server sends."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, hide_input_in_errors=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema says of every field that may be left out that it may be null."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, field in schema.get("properties", {}).items():
+            kinds = field.get("anyOf", [field])
+            if name not in schema.get("required", ()) and {"type": "null"} not in kinds:
+                schema["properties"][name] = {"anyOf": [*kinds, {"type": "null"}]}
+        return schema
 
     @model_validator(mode="before")
     @classmethod

@@ -14,13 +14,14 @@ from prometheus_client.metrics_core import Metric
 
 from api.metrics import process
 from api.metrics.instruments import LlamaTotals, Metrics
+from audio.dictation import DictationLoad
 from indexer.store import Totals
 from pushkin_runtime.types import RuntimeStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What is true while the page is written. index: None without an index, or while it is not open.
+    """What is true while the page is written. index, dictation: None without, or while it is not open.
 
     started_at: Unix seconds.
     """
@@ -31,6 +32,7 @@ class Moment:
     status: RuntimeStatus
     n_listeners: int
     index: Totals | None
+    dictation: DictationLoad | None = None
 
 
 def metrics_page(metrics: Metrics, moment: Moment) -> bytes:
@@ -48,6 +50,7 @@ class _Page:
         yield from self._metrics.registry.collect()
         yield from _runtime_figures(self._moment)
         yield from _index_figures(self._moment, self._metrics.index.n_waiting)
+        yield from _dictation_figures(self._moment.dictation)
         yield from _process_figures(self._moment)
         yield from _llama_figures(self._metrics.llama, self._moment.status)
 
@@ -88,6 +91,33 @@ def _index_figures(moment: Moment, n_waiting: int) -> Iterator[Metric]:
     yield _gauge("index_paragraphs", "Paragraphs in the index.", moment.index.n_paragraphs)
     yield _gauge("index_bytes", "Size of the index on disk.", moment.index.n_bytes)
     yield _gauge("index_queue", "Jobs of the indexer that have not ended.", n_waiting)
+
+
+_DICTATION = {
+    "utterances": ("n_utterances", "Utterances of sessions that have ended."),
+    "recognition_passes": ("n_passes", "Passes of the recogniser."),
+    "noises": ("n_empty", "Sounds too short to be speech."),
+    "contradicted_commits": (
+        "n_contradicted",
+        "Commits that a later pass would have put otherwise.",
+    ),
+    "shed_texts": ("n_shed", "Texts dropped or cut as too fast or repeating."),
+    "audio_seconds": ("audio_s", "Sound that was given to the recogniser."),
+    "recognition_seconds": ("passes_s", "Time that recognition took."),
+}
+
+
+def _dictation_figures(load: DictationLoad | None) -> Iterator[Metric]:
+    if load is None:
+        return
+    yield _gauge("dictation_sessions", "Sessions that are open.", load.n_sessions)
+    yield _gauge(
+        "transcriptions", "Recordings being transcribed or waiting.", load.n_transcriptions
+    )
+    yield _gauge("speech_loaded", "1 while the speech model is in memory.", load.is_loaded)
+    yield _counter("dictation_ended", "Sessions that have ended.", load.n_ended)
+    for name, (figure, what) in _DICTATION.items():
+        yield _counter(f"dictation_{name}", what, load.totals.get(figure, 0))
 
 
 def _process_figures(moment: Moment) -> Iterator[Metric]:
@@ -140,6 +170,12 @@ def _llama_figures(totals: LlamaTotals, status: RuntimeStatus) -> Iterator[Metri
 
 def _gauge(name: str, what: str, value: float) -> Metric:
     return GaugeMetricFamily(f"pushkin_{name}", what, value=value)
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    counter = CounterMetricFamily(f"pushkin_{name}", what)
+    counter.add_metric((), value)
+    return counter
 
 
 def _ratio(part: float, whole: float) -> float:

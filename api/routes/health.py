@@ -16,6 +16,7 @@ from api.metrics.index_meter import index_totals
 from api.metrics.process import resident_bytes
 from api.responses import Responses, answers, error_responses
 from api.services import Services, ServicesDep
+from audio.dictation import MAX_SESSIONS, MAX_TRANSCRIPTIONS, State
 from pushkin_runtime.types import Health, ModelInfo, RuntimeState
 
 router = APIRouter(tags=["life"])
@@ -117,6 +118,19 @@ class IndexStatus(TypedDict):
     n_waiting: int
 
 
+class DictationStatus(TypedDict):
+    """state: of the daemon's own microphone. installed: whether there is a speech model and its encoder; loaded:
+    whether they are in memory. Sessions and recordings beyond their limits are refused."""
+
+    state: State
+    installed: bool
+    loaded: bool
+    n_sessions: int
+    session_limit: int
+    n_transcriptions: int
+    transcription_limit: int
+
+
 class StatusAnswer(TypedDict):
     """Numbers and names only, never text.
 
@@ -139,6 +153,7 @@ class StatusAnswer(TypedDict):
     heartbeat_age_s: float
     recent: RecentStatus
     index: IndexStatus | None
+    dictation: DictationStatus | None
     n_listeners: int
     resident_bytes: int | None
 
@@ -244,6 +259,7 @@ async def status(services: ServicesDep) -> StatusAnswer:
         "heartbeat_age_s": round(now.heartbeat_age_s, 3),
         "recent": cast("RecentStatus", asdict(services.metrics.recent.summary())),
         "index": await _index_status(services),
+        "dictation": _dictation_status(services),
         "n_listeners": services.events.n_listeners,
         "resident_bytes": resident_bytes(),
     }
@@ -258,6 +274,21 @@ async def _index_status(services: Services) -> IndexStatus | None:
         "n_paragraphs": totals.n_paragraphs,
         "n_bytes": totals.n_bytes,
         "n_waiting": services.metrics.index.n_waiting,
+    }
+
+
+def _dictation_status(services: Services) -> DictationStatus | None:
+    if services.dictation is None:
+        return None
+    load = services.dictation.load()
+    return {
+        "state": load.state,
+        "installed": load.is_installed,
+        "loaded": load.is_loaded,
+        "n_sessions": load.n_sessions,
+        "session_limit": MAX_SESSIONS,
+        "n_transcriptions": load.n_transcriptions,
+        "transcription_limit": MAX_TRANSCRIPTIONS,
     }
 
 

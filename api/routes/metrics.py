@@ -38,4 +38,5 @@ async def _moment(services: Services) -> Moment:
         status=services.runtime.status(),
         n_listeners=services.events.n_listeners,
         index=await index_totals(services.index),
+        dictation=services.dictation.load() if services.dictation else None,
     )

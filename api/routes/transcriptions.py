@@ -41,7 +41,11 @@ _FORM: dict[str, Any] = {
             "format": "binary",
             "description": "wav, flac, mp3, ogg (Vorbis, Opus), aiff, m4a, mp4 or webm; 25 MiB, 4 h.",
         },
-        "model": {"type": "string", "description": "Any name: there is one speech model."},
+        "model": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Any name: there is one speech model.",
+        },
         "language": {"type": "string", "example": "ru"},
         "prompt": {"type": "string"},
         "response_format": {
@@ -52,7 +56,10 @@ _FORM: dict[str, Any] = {
         "temperature": {"type": "number", "minimum": 0, "maximum": 1},
         "timestamp_granularities[]": {"type": "array", "items": {"enum": ["segment", "word"]}},
         "stream": {"type": "boolean", "default": False},
+        "chunking_strategy": {"type": "string"},
+        "include[]": {"type": "array", "items": {"type": "string"}},
     },
+    "additionalProperties": False,
 }
 EVENTS = unnamed_events("TranscriptEvent", json_text(TranscriptDelta, TranscriptDone, ErrorBody))
 _ANSWER = answers(TranscriptAnswer, stream=EVENTS)

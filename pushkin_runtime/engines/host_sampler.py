@@ -1,11 +1,12 @@
 """A decode's rows from raw logits to tokens, on the host: bans and biases, samplers, probabilities.
 
-The torch engine samples with it always, an engine with a sampler on the device for what that one cannot do.
+The torch and onnx engines sample with it always, an engine with a sampler on the device for what that one cannot do.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -107,3 +108,27 @@ class HostSampler:
         if self._plan.post_sampling_probs:
             return sampled_logprob(left, token, self._plan.n_probs)
         return token_logprob(raw, token, self._plan.n_probs)
+
+
+class HostDecoder:
+    """See `Decoder`. Works on the calling thread, nothing in flight.
+
+    next_logits: appends a token to each row of the cache and returns (n_rows, vocab_size) raw logits.
+    """
+
+    def __init__(
+        self, next_logits: Callable[[Sequence[int]], FloatArray], plan: DecodePlan
+    ) -> None:
+        self._next_logits = next_logits
+        self._sampler = HostSampler(plan)
+        self._next = [plan.last_token] * plan.n_rows
+
+    def step(self) -> Step:
+        step = self._sampler.first()
+        if step is None:
+            step = self._sampler.step(self._next_logits(self._next))
+        self._next = list(step.tokens)
+        return step
+
+    def close(self) -> None:
+        """Nothing is in flight."""

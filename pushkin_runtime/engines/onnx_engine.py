@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -24,9 +25,8 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
-    Step,
 )
-from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.onnx_cache import OnnxKVCache
 from pushkin_runtime.engines.onnx_graph import (
@@ -70,8 +70,9 @@ class OnnxEngine:
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
         self._checkpoint = checkpoint = Checkpoint(self._spec)
         n_threads = options.n_threads
-        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        # The head first: the largest matrix is twice in memory while it is packed, and then alone.
         self._head = _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -116,10 +117,10 @@ class OnnxEngine:
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
 
-    def decode(self, cache: KVCache, plan: DecodePlan) -> OnnxDecoder:
+    def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, OnnxKVCache)
         assert cache.n_rows == plan.n_rows
-        return OnnxDecoder(self, cache, plan)
+        return HostDecoder(partial(self.next_logits, cache), plan)
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, OnnxKVCache)
@@ -175,25 +176,6 @@ class OnnxEngine:
         return logits
 
 
-class OnnxDecoder:
-    """See `Decoder`. Works on the calling thread, nothing in flight."""
-
-    def __init__(self, engine: OnnxEngine, cache: OnnxKVCache, plan: DecodePlan) -> None:
-        self._engine, self._cache = engine, cache
-        self._sampler = HostSampler(plan)
-        self._next = [plan.last_token] * plan.n_rows
-
-    def step(self) -> Step:
-        step = self._sampler.first()
-        if step is None:
-            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
-        self._next = list(step.tokens)
-        return step
-
-    def close(self) -> None:
-        """Nothing is in flight."""
-
-
 @dataclass(slots=True, eq=False)
 class _RopeTable:
     """Cosines and sines of one kind of layer, made as far as positions are used."""
@@ -226,6 +208,7 @@ def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceS
     options.add_session_config_entry(folder, str(checkpoint.folder))
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
     options.add_external_initializers(list(graph.arrays), values)
+    checkpoint.release()
     return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 

@@ -74,6 +74,11 @@ class Checkpoint:
         raw = np.frombuffer(self._maps[place.path], np.uint8, place.n_bytes, place.offset)
         return raw.view(dtype).reshape(shape)
 
+    def release(self) -> None:
+        """Let go of the pages read so far; they are read again when touched."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def location(self, place: Place) -> str:
         """Return the file of `place` from `folder`."""
         return str(place.path.resolve().relative_to(self.folder))

@@ -11,6 +11,7 @@ import mmap
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,9 +26,8 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
-    Step,
 )
-from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
@@ -152,10 +152,10 @@ class TorchEngine:
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
 
-    def decode(self, cache: KVCache, plan: DecodePlan) -> TorchDecoder:
+    def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, TorchKVCache)
         assert cache.n_rows == plan.n_rows
-        return TorchDecoder(self, cache, plan)
+        return HostDecoder(partial(self.next_logits, cache), plan)
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, TorchKVCache)
@@ -259,25 +259,6 @@ class TorchEngine:
             x.float(), x.shape[-1:], self._weights.norms[name], self._config.rms_norm_eps
         )
         return normed.to(x.dtype)
-
-
-class TorchDecoder:
-    """See `Decoder`. Works on the calling thread, nothing in flight."""
-
-    def __init__(self, engine: TorchEngine, cache: TorchKVCache, plan: DecodePlan) -> None:
-        self._engine, self._cache = engine, cache
-        self._sampler = HostSampler(plan)
-        self._next = [plan.last_token] * plan.n_rows
-
-    def step(self) -> Step:
-        step = self._sampler.first()
-        if step is None:
-            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
-        self._next = list(step.tokens)
-        return step
-
-    def close(self) -> None:
-        """Nothing is in flight."""
 
 
 class _RopeTable:

@@ -63,6 +63,31 @@ def test_speech_becomes_text_and_the_server_says_when_it_is_over(server) -> None
     assert events[-1]["reason"] == "stop"
 
 
+def ask(server, path: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {MENUBAR}"}
+    return httpx.get(f"{server.url}{path}", headers=headers, trust_env=False, timeout=15)
+
+
+def test_the_state_and_the_metrics_tell_of_dictation(server) -> None:
+    with server.connect() as client:
+        start(client)
+        send_sound(client, np.concatenate((spoken().pcm, SILENCE)))
+        assert json.loads(client.recv(10))["type"] == "ready"
+        open_now = ask(server, "/v1/status").json()["dictation"]
+        client.send('{"type": "stop"}')
+        hear(client)
+    page = ask(server, "/metrics").text
+
+    assert open_now == {
+        "state": "off", "installed": True, "loaded": True, "n_sessions": 1, "session_limit": 4,
+        "n_transcriptions": 0, "transcription_limit": 4,
+    }  # fmt: skip
+    counted = dict(line.split(" ") for line in page.splitlines() if line.startswith("pushkin_dict"))
+    assert float(counted["pushkin_dictation_ended_total"]) >= 1
+    assert float(counted["pushkin_dictation_utterances_total"]) >= 1
+    assert float(counted["pushkin_dictation_audio_seconds_total"]) >= len(spoken().pcm) / 32_000
+
+
 def test_96_khz_float_stereo_is_taken(server) -> None:
     import soxr
 

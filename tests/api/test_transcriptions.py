@@ -225,6 +225,14 @@ def test_scopes_and_content_types(server, post) -> None:
     )
     assert answer.status_code == 415
 
+    nothing = httpx.post(
+        f"{server.url}/v1/audio/transcriptions",
+        headers={"Authorization": f"Bearer {ADMIN}"},
+        trust_env=False,
+    )
+
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (400, "missing_field")
+
 
 def test_without_a_speech_model_it_says_how_to_get_one(daemon) -> None:
     missing = SpeechUnavailable("no speech model is installed: get one")

@@ -96,3 +96,16 @@ def test_closing_a_generation_closes_what_is_traced(tmp_path):
     units.close()
 
     assert closed == [True]
+
+
+def test_one_request_of_the_command_line_is_traced_without_a_daemon(pushkin, tmp_path):
+    file = tmp_path / "trace.json"
+
+    done = pushkin("continue", CANARY, "--max-tokens", "4", "--trace", str(file))
+
+    assert done.returncode == 0, done.stderr
+    assert CANARY not in file.read_text()
+    events = json.loads(file.read_text())["traceEvents"]
+    assert [e["name"] for e in events if e["ph"] == "X"].count("decode") >= 3
+    (generation,) = [e for e in events if e["ph"] == "b"]
+    assert generation["args"]["completion_tokens"] == 4
