@@ -68,6 +68,7 @@ class Agreement:
         """Commit everything that a last, clean pass has beyond the commits."""
         owed, tail = self._beyond_commits(text)
         if owed and not tail:
+            self._tentative, self._shown_at = [], []
             self._committed.append(owed)
             return Committed(owed, self._start, max(self._start, heard_to))
         return self._commit(owed, tail, len(tail), heard_to)

@@ -190,7 +190,8 @@ def _temperature(row: Row, params: SamplingParams) -> Row:
         temperature = _dynamic_temperature(row, params)
     if temperature <= 0:
         return row.keep(np.array([int(np.argmax(row.logits))]))
-    return Row(row.tokens, row.logits / temperature)
+    with np.errstate(over="ignore"):  # towards a temperature of zero all but the best are -inf
+        return Row(row.tokens, (row.logits - row.logits.max()) / temperature)
 
 
 def _dynamic_temperature(row: Row, params: SamplingParams) -> float:

@@ -218,7 +218,6 @@ async def test_what_cannot_be_taken_says_why(with_index, options, status, code):
         ("POST", "/v1/continue"),
         ("PUT", "/v1/consent"),
         ("POST", "/v1/folders"),
-        ("POST", "/v1/documents/d"),
     ],
 )
 async def test_a_form_is_taken_nowhere_else(with_index, method, path):

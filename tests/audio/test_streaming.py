@@ -98,7 +98,7 @@ def say(
 def speech(draw) -> list[TimedWord]:
     words, at = [], draw(st.integers(0, 20_000))
     for i in range(draw(st.integers(0, 25))):
-        length = draw(st.integers(2_000, 10_000))
+        length = draw(st.integers(4_000, 10_000))  # no faster than people can speak
         words.append(TimedWord(f"word{i}", at, at + length))
         at += length + draw(st.sampled_from([0, 0, 0, 1_000, 4_000, 9_000, 16_000, 40_000]))
     return words

@@ -48,6 +48,17 @@ def test_commits_only_grow_and_add_up(passes, last: str) -> None:
     assert agreement.tentative == ""
 
 
+def test_the_end_leaves_nothing_tentative_even_if_only_a_comma_is_new() -> None:
+    agreement = Agreement(0)
+    agreement.settle("ёж,", 1)
+    agreement.update("a a", 2, hold=1)
+
+    agreement.finish("ёж,", 3)
+
+    assert agreement.committed == "ёж,"
+    assert agreement.tentative == ""
+
+
 def test_two_passes_must_agree_and_the_last_word_waits() -> None:
     agreement = Agreement(0)
     assert agreement.update("the quick", 10, hold=1) is None

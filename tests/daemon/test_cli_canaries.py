@@ -65,6 +65,8 @@ TAKES_NO_TEXT = {
     "service restart": "macOS, no text",
     "service status": "macOS, no text",
     "version": "prints versions",
+    "export executorch": "a model, no text",
+    "models pull": "the name of a known model",
     **dict.fromkeys(
         (f"dictation {verb}" for verb in ("on", "off", "toggle", "cancel", "devices")),
         "a switch, and a list",

@@ -54,14 +54,15 @@ def test_a_program_has_the_model_and_what_is_merged_into_it(
         provenance=provenance,
     )
     write(draft, home / "adapters")
-    made = tmp_path / "loud.pte"
+    made = tmp_path / "made" / "loud.pte"
+    made.parent.mkdir()
 
     assert run(["export", "executorch", "--adapter", "loud", "--output", str(made), "--json"]) == 0
 
     facts = json.loads(capsys.readouterr().out)
     assert facts["file"] == str(made)
     assert facts["n_bytes"] == made.stat().st_size > 4 * 8_000_000  # float32
-    assert [path.name for path in tmp_path.iterdir()] == ["loud.pte"]
+    assert [path.name for path in made.parent.iterdir()] == ["loud.pte"]
     with pytest.raises(ModelCorrupt, match="Export the model again") as caught:
         ExecutorchProgram(made, base.digest, torch.get_num_threads())
     assert f"expected 1 and {base.digest[:12]}" in str(caught.value)

@@ -254,7 +254,7 @@ def start_runtime() -> Iterator[Callable[..., Runtime]]:
             runtime = Runtime(RuntimeOptions(model_dir=model_dir, **options))
         runtime.start()
         started.append(runtime)
-        runtime.wait_loaded(timeout_s=60)
+        runtime.wait_loaded(timeout_s=300)
         return runtime
 
     yield start
