@@ -19,7 +19,7 @@ from daemon.errors import ConfigError
 from daemon.paths import Paths, paths_for
 from pushkin_runtime.types import MAX_ADAPTER_SCALE, AdapterRef
 
-EngineChoice = Literal["auto", "mlx", "onnx", "torch", "scripted"]
+EngineChoice = Literal["auto", "mlx", "onnx", "torch", "scripted", "executorch"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _TEXTS = tuple[str, ...]
