@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from benchmarks.fuzz_replay import read_requests, replay
-from benchmarks.harness import REPOSITORY, Daemon, running_daemon
+from benchmarks.harness import REPOSITORY, Daemon, running_daemon, say
 from benchmarks.http_client import Client
 
 _REQUEST_TIMEOUT_S = 30
@@ -72,9 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
             outcome, lines = _fuzz(daemon, options.cases, options.minutes * 60, options.seed)
             report["rounds"].append(outcome | read_report(lines))
             report["memory"].append(_memory(daemon))
+            say(f"round: {outcome}, {report['memory'][-1]}")
+        requests = read_requests(_recorders(lines))
         for _ in range(options.replays):
-            report["replays"].append(replay(daemon.target, read_requests(_recorders(lines))))
+            report["replays"].append(replay(daemon.target, requests))
             report["memory"].append(_memory(daemon))
+            say(f"replay of {len(requests)}: {report['memory'][-1]}")
         report["healthy_afterwards"] = _is_healthy(daemon)
         report["failed_inside"] = _failures(daemon.home / "logs" / "daemon.jsonl")
     print(json.dumps(report, indent=2))
