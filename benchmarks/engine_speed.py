@@ -68,10 +68,12 @@ class Speeds:
     kv_bytes_per_token: float
 
 
-def measure_engine(name: str, model: Path, n_threads: int, plan: Plan) -> Speeds:
+def measure_engine(
+    name: str, model: Path, n_threads: int, plan: Plan, cache_dir: Path | None = None
+) -> Speeds:
     """Load the engine here and run it: call this in a process of its own."""
     started = time.perf_counter()
-    options = EngineOptions(model_dir=model, n_threads=n_threads)
+    options = EngineOptions(model_dir=model, n_threads=n_threads, cache_dir=cache_dir)
     engine = create_engine(EngineChoice(name, "benchmark"), options)
     load_s = time.perf_counter() - started
     idle_bytes = psutil.Process().memory_info().rss
@@ -206,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"{name}, {n_threads} threads")
             spawn = multiprocessing.get_context("spawn")
             with spawn.Pool(1) as pool:
-                speeds = pool.apply(measure_engine, (name, rig.model, n_threads, plan))
+                speeds = pool.apply(
+                    measure_engine, (name, rig.model, n_threads, plan, arguments.cache)
+                )
             figures |= _engine_figures(f"{n_threads}t.{name}", speeds, llama, limit)
     report = Report(
         benchmark="engine_speed",
@@ -225,6 +229,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", nargs="+", default=["onnx"], choices=list(ENGINES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--llama-bench", type=Path, help="its binary; without it no peer is run")
+    parser.add_argument(
+        "--cache", type=Path, help="where engines keep what they build from a model"
+    )
     parser.add_argument("--prefill", nargs="*", type=int, default=[128, 512], help="tokens")
     parser.add_argument("--depth", nargs="*", type=int, default=[128, 512, 3000], help="tokens")
     parser.add_argument("--rank", type=int, default=64, help="of the adapter, 0 for none")

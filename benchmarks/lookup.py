@@ -25,7 +25,7 @@ from benchmarks.harness import (
 from benchmarks.in_process import run_bare, started
 from benchmarks.typing_trace import LANGUAGES, read_script
 from daemon.config import load
-from daemon.lifecycle import runtime_options as configured
+from daemon.runtime_options import runtime_options as configured
 from pushkin_runtime.engines.base import Engine, EngineOptions, KVCache
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
 from pushkin_runtime.runtime import Runtime, RuntimeOptions

@@ -69,13 +69,15 @@ def open_shelf(model: str | None) -> Shelf:
 def translated() -> Iterator[None]:
     """Turn the errors of adapters and models into ours, in this one place."""
     from adapters.errors import AdapterError, AdapterExists, AdapterNotFound
-    from pushkin_runtime.errors import InvalidRequest, ModelError
+    from pushkin_runtime.errors import EngineUnavailable, InvalidRequest, ModelError
 
     try:
         yield
     except (AdapterNotFound, AdapterExists, InvalidRequest) as error:
         raise InputError(str(error)) from error
     except AdapterError as error:
+        raise RequestFailed(str(error)) from error
+    except EngineUnavailable as error:
         raise RequestFailed(str(error)) from error
     except ModelError as error:
         raise LoadFailed(str(error)) from error

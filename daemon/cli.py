@@ -11,6 +11,7 @@ from daemon import __version__
 from daemon.cli_adapters import adapters_group
 from daemon.cli_diagnose import diagnose
 from daemon.cli_dictate import dictate, dictation_group
+from daemon.cli_export import export_group
 from daemon.cli_index import index_group
 from daemon.cli_inspect import config_group, token, version
 from daemon.cli_logs import logs
@@ -81,6 +82,7 @@ for _command in (
         config_group,
         models_group,
         adapters_group,
+        export_group,
         index_group,
         persona_group,
         dictation_group,

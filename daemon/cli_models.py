@@ -1,4 +1,4 @@
-"""`pushkin models`: what can be served, speech encoders, and INT4 from a model in floats."""
+"""`pushkin models`: what can be served, speech encoders, downloads, and INT4 from a model in floats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SYMMETRIC_GROUP_SIZE = 32
 
 @click.group("models")
 def models_group() -> None:
-    """List, import and quantise models."""
+    """List, import, download and quantise models."""
 
 
 @models_group.command("list")
@@ -186,3 +186,29 @@ def _print_report(
         )
     ]
     print_table((f"held-out loss, {before.n_tokens} tokens", "before", "after", "change"), rows)
+
+
+@models_group.command("pull")
+@click.argument("name")
+@json_option
+def models_pull(name: str, as_json: bool) -> None:
+    """Download a model from Hugging Face: the one command that goes to the network.
+
+    Every file is checked against the digest that the hub announces. A download that broke off goes on where it was.
+    """
+    from daemon.download_progress import download_bar
+    from daemon.model_download import SOURCES, Hub, pull
+    from daemon.paths import prepare
+
+    source = SOURCES.get(name)
+    if source is None:
+        raise InputError(f"{name[:64]!r} is not known; these can be pulled: {', '.join(SOURCES)}.")
+    loaded = load_config()
+    prepare(loaded.paths)
+    with download_bar(name) as progress:
+        folder = pull(name, source, loaded.paths.models, Hub(), progress)
+    if as_json:
+        print_json({"name": name, "folder": str(folder)})
+        return
+    print_facts({"name": name, "folder": folder})
+    print_note(source.note)

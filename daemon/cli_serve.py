@@ -32,7 +32,7 @@ EDITOR_PORT = 8080  # compiled into the shipped editor
 @click.command()
 @port_option
 @click.option("--model", metavar="NAME", help="A model of `pushkin models list`, or a path.")
-@click.option("--engine", metavar="NAME", help="auto, mlx, onnx, torch or scripted.")
+@click.option("--engine", metavar="NAME", help="auto, mlx, onnx, torch, executorch or scripted.")
 @click.option("--no-auth", is_flag=True, help="Let requests without a token write (loopback only).")
 @click.option(
     "--editor-compat",

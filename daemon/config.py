@@ -19,7 +19,7 @@ from daemon.errors import ConfigError
 from daemon.paths import Paths, paths_for
 from pushkin_runtime.types import MAX_ADAPTER_SCALE, AdapterRef
 
-EngineChoice = Literal["auto", "mlx", "onnx", "torch", "scripted"]
+EngineChoice = Literal["auto", "mlx", "onnx", "torch", "scripted", "executorch"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _TEXTS = tuple[str, ...]
@@ -85,13 +85,14 @@ class AdaptersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """The user's documents; whether any is read at all is decided by their consent, not here.
-
-    folders: those that may be watched, named by their last part. store_text: keep paragraphs' text too.
-    """
+    """The user's documents; whether any is read at all is decided by their consent, not here. store_text: keep paragraphs'
+    text too. folders: those that may be watched, named by their last part. encoder: a sentence-transformers model by name
+    or folder, "" for the style encoder; encoder_prefix: what it wants before each text ("query: " for E5)."""
 
     folders: tuple[str, ...] = ()
     store_text: bool = False
+    encoder: str = ""
+    encoder_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from daemon.paths import adapter_roots, find_model
 if TYPE_CHECKING:
     from daemon.config import Loaded
     from indexer.embedding_desk import EmbeddingDesk
+    from indexer.errors import PersonaUnavailable
     from indexer.indexing import EventSink
     from indexer.persona_source import IndexPersonas
     from indexer.service import DocumentIndex
@@ -65,7 +66,11 @@ def build_personas(loaded: Loaded, index: DocumentIndex) -> IndexPersonas | None
     if folder is None:
         return None
     embedder = build_embedder(loaded)  # its own: the index's is used by another thread
-    plug = load_persona_plug(folder, embedder.space, read_config(model_dir).hidden_size)
+    try:
+        plug = load_persona_plug(folder, embedder.space, read_config(model_dir).hidden_size)
+    except PersonaUnavailable:
+        embedder.close()
+        raise
     return IndexPersonas(
         PersonaParts(
             index=index.vectors,
@@ -83,11 +88,19 @@ def build_embedding_desk(loaded: Loaded) -> EmbeddingDesk:
     """Return what embeds texts for clients, with an encoder of its own that is loaded when one asks."""
     from indexer.embedding_desk import EmbeddingDesk
 
-    return EmbeddingDesk(STYLE_ENCODER, lambda: build_embedder(loaded))
+    name = loaded.config.index.encoder
+    folder = find_model(name, loaded.paths) if name else None
+    return EmbeddingDesk(folder.name if folder else STYLE_ENCODER, lambda: build_embedder(loaded))
 
 
 def build_embedder(loaded: Loaded) -> Embedder:
-    """Load the encoder of paragraphs that comes with the source tree."""
+    """Load the configured encoder of paragraphs. Raises EmbeddingFailed or PersonaUnavailable."""
+    config = loaded.config.index
+    if config.encoder:
+        from indexer.sentence_embedder import SentenceEmbedder, SentenceOptions
+
+        folder = find_model(config.encoder, loaded.paths)
+        return SentenceEmbedder(folder, SentenceOptions(prefix=config.encoder_prefix))
     from indexer.style_encoder import load_style_encoder
 
     return load_style_encoder(find_model(STYLE_ENCODER, loaded.paths))

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from daemon import __version__
 from daemon.auth_token import ensure_token
-from daemon.config import Loaded, adapter_defaults
+from daemon.config import Loaded
 from daemon.dictation import build_dictation, build_recognizer
 from daemon.editor_port import with_editor_port
 from daemon.egress import forbid_outbound
@@ -33,12 +33,12 @@ from daemon.instance import (
 )
 from daemon.log_ids import LogIds, ensure_log_key
 from daemon.logs import start_logging, stop_logging
-from daemon.paths import Paths, adapter_roots, bundled_models, find_model, prepare
+from daemon.paths import Paths, prepare
+from daemon.runtime_options import runtime_options
 from daemon.server import Hooks, run_server
 from daemon.sockets import Listeners, inherit_from_launchd, open_loopback, turn_away
 from daemon.unix_socket import open_unix
 from daemon.watchdog import Watchdog, end_dead
-from pushkin_runtime.types import AdapterRef, Task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from indexer.embedding_desk import EmbeddingDesk
     from indexer.records import IndexEvent
     from indexer.service import DocumentIndex
-    from pushkin_runtime.runtime import Runtime, RuntimeOptions
+    from pushkin_runtime.runtime import Runtime
     from usage.desk import UsageDesk
 
 log = logging.getLogger(__name__)
@@ -163,38 +163,6 @@ def harden_process() -> None:
     if soft != resource.RLIM_INFINITY and soft < _N_FILES:
         n_files = _N_FILES if hard == resource.RLIM_INFINITY else min(_N_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
-
-
-def runtime_options(loaded: Loaded) -> RuntimeOptions:
-    """Return what a configuration says about the runtime."""
-    from pushkin_runtime.adapter_pool import AdapterOptions
-    from pushkin_runtime.runtime import RuntimeOptions
-
-    runtime, adapters = loaded.config.runtime, loaded.config.adapters
-    model_dir = find_model(runtime.model, loaded.paths)
-    configured: dict[Task, tuple[AdapterRef, ...] | None] = {
-        "continue": adapter_defaults(adapters.continue_adapters),
-        "rephrase": adapter_defaults(adapters.rephrase_adapters),
-        "story": adapter_defaults(adapters.story_adapters),
-    }
-    return RuntimeOptions(
-        model_dir=model_dir,
-        model_roots=(loaded.paths.models, bundled_models()),
-        engine=runtime.engine,
-        kv_budget_bytes=runtime.kv_budget_mb * 2**20,
-        context_length=runtime.context_length,
-        prefill_chunk=runtime.prefill_chunk,
-        queue_limit=runtime.queue_limit,
-        max_active=runtime.max_active,
-        n_threads=runtime.threads,
-        stall_s=runtime.stall_limit_s,
-        idle_unload_s=runtime.idle_unload_min * 60.0,
-        adapters=AdapterOptions(
-            roots=adapter_roots(model_dir, loaded.paths),
-            budget_bytes=adapters.adapters_budget_mb * 2**20,
-            defaults={task: refs for task, refs in configured.items() if refs is not None},
-        ),
-    )
 
 
 def _run(
@@ -326,13 +294,11 @@ def build_edge(serving: Serving, runtime: Runtime, port: int, trace: Trace | Non
 def _condition(runtime: Runtime, loaded: Loaded, index: DocumentIndex) -> None:
     """Have answers sound like the user, where the model has what that needs; without it they do not."""
     from daemon.index import build_personas
-    from indexer.errors import PersonaUnavailable
+    from indexer.errors import EmbeddingFailed, PersonaUnavailable
 
-    if not loaded.config.persona.persona:
-        return
     try:
-        personas = build_personas(loaded, index)
-    except (PersonaUnavailable, OSError) as error:
+        personas = build_personas(loaded, index) if loaded.config.persona.persona else None
+    except (EmbeddingFailed, PersonaUnavailable, OSError) as error:
         log.warning("no personas", extra={"error_type": type(error).__name__})
         return
     if personas is not None:

@@ -64,6 +64,11 @@ class Paths:
         return self.home / "models"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again from what is elsewhere."""
+        return self.home / "cache"
+
+    @property
     def adapters(self) -> Path:
         return self.home / "adapters"
 

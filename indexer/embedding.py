@@ -15,6 +15,8 @@ def made_embedder(make: Callable[[], Embedder]) -> Embedder:
     """Make an embedder. Raises EmbeddingFailed."""
     try:
         return make()
+    except EmbeddingFailed:
+        raise
     except Exception as error:
         raise EmbeddingFailed(
             f"The encoder of paragraphs could not be loaded ({type(error).__name__})."
@@ -25,6 +27,8 @@ def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
     """Return (len(texts), n_dimensions) finite float32. Raises EmbeddingFailed."""
     try:
         vectors = embedder.embed(texts)
+    except EmbeddingFailed:
+        raise
     except Exception as error:
         raise EmbeddingFailed(
             f"The encoder of paragraphs failed ({type(error).__name__})."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from indexer import spaces
 from indexer.consent import Asking, Consent
 from indexer.embedding import embedded, made_embedder
-from indexer.errors import ConsentRequired, DocumentEmpty
+from indexer.errors import ConsentRequired, DocumentEmpty, DocumentError
 from indexer.records import DocumentUpdate, PushedFile, PushedText, Source
 from indexer.store import Store
 from indexer.types import Block, Embedder, EmbeddingSpace, ExtractedText, Paragraph
@@ -129,6 +130,7 @@ class Pipeline:
         document_id, keep_text = incoming.document_id, self.options.keep_text
         if self.store.is_current(document_id, content_digest, keep_text=keep_text):
             self.store.set_revision(document_id, incoming.revision)
+            self._count_what_was_not(incoming)
             return Outcome(state="unchanged")
         extracted = self._read(incoming)
         paragraphs = self.stages.segment(extracted.blocks)
@@ -202,6 +204,17 @@ class Pipeline:
             n_kept=done.n_kept,
             n_removed=done.n_removed,
         )
+
+    def _count_what_was_not(self, incoming: Incoming) -> None:
+        """Give a document its profile that was indexed before there were any; it is read again for that alone."""
+        profile = self.stages.profile
+        if profile is None or self.store.has_profile(incoming.document_id):
+            return
+        with contextlib.suppress(
+            DocumentError
+        ):  # what was indexed stays so, with or without a portrait
+            paragraphs = self.stages.segment(self._read(incoming).blocks)
+            self.store.set_profile(incoming.document_id, profile(paragraphs))
 
     def _read(self, incoming: Incoming) -> ExtractedText:
         """The text; none at all is an error only for a document that is not indexed yet."""

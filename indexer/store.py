@@ -146,6 +146,21 @@ class Store:
                 (revision, self.clock(), document_id),
             )
 
+    def has_profile(self, document_id: str) -> bool:
+        """Whether a document has its counts for the portrait."""
+        return bool(
+            self.db.rows(
+                "SELECT 1 FROM documents WHERE id = ? AND profile IS NOT NULL", (document_id,)
+            )
+        )
+
+    def set_profile(self, document_id: str, profile: str) -> None:
+        """Note the counts of a document that is indexed already."""
+        with self.db.transaction() as connection:
+            connection.execute(
+                "UPDATE documents SET profile = ? WHERE id = ?", (profile, document_id)
+            )
+
     def set_weight(self, document_id: str, weight: float) -> None:
         """Set how much a document counts beside others of its length. Raises DocumentNotFound."""
         with self.db.transaction() as connection:

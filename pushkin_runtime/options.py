@@ -16,8 +16,9 @@ class RuntimeOptions:
 
     context_length: tokens a prompt and its answer may take together, 0 for the model's own limit.
     prefill_chunk: tokens between two looks at cancellation. queue_limit: requests that may wait.
-    max_active: generations taking turns. n_threads: CPU threads of the torch engine. adapters: where they
-    are, what they may take, which ones are the defaults. model_roots: where speech encoders are. stall_s: a unit of work that takes longer hangs,
+    max_active: generations taking turns. n_threads: of the CPU engines. cache_dir: of what an engine builds from a
+    model. adapters: where they are, what they may take, which ones are the defaults. model_roots: where speech
+    encoders are. stall_s: a unit of work that takes longer hangs,
     unless the model is known to be slow (`Liveness.limit_s`). idle_unload_s: so long without a request gives the model's memory
     back until the next one, 0 never. lookup_tasks: whose answers are drafted from their prompts (`lookup.py`), which
     changes their speed alone.
@@ -35,4 +36,5 @@ class RuntimeOptions:
     model_roots: tuple[Path, ...] = ()
     stall_s: float = STALL_S
     idle_unload_s: float = 0.0
+    cache_dir: Path | None = None
     lookup_tasks: frozenset[Task] = frozenset({"rephrase"})

@@ -306,6 +306,7 @@ class Runtime:
                 model_dir=self.options.model_dir,
                 context_length=self.options.context_length,
                 n_threads=self.options.n_threads,
+                cache_dir=self.options.cache_dir,
             ),
         )
         shop = Workshop(

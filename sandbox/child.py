@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Literal
 
 from sandbox.lockdown import OUT_OF_MEMORY_STATUS, READY
@@ -32,8 +33,10 @@ class Ending:
 class Child:
     """`python -I -m module argument`, used from one thread at a time; whoever makes it calls `end`."""
 
-    def __init__(self, module: str, argument: str) -> None:
-        """argument: goes into the list of processes, so it must say nothing private."""
+    def __init__(
+        self, module: str, argument: str, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """argument, environment: others can read them, so they must say nothing private."""
         self._process = subprocess.Popen(
             # Isolated: no PYTHONPATH, no user site, no working directory in the path, nothing of our environment.
             [sys.executable, "-I", "-B", "-m", module, argument],
@@ -42,7 +45,7 @@ class Child:
             # A parser's complaints may quote the file.
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=_ENVIRONMENT,
+            env={**_ENVIRONMENT, **environment},
             start_new_session=True,
         )
         self.stdin, self.stdout = _piped(self._process.stdin), _piped(self._process.stdout)

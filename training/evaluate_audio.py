@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,9 +255,20 @@ def sphinx_texts(maker: Maker, chosen: Iterable[int]) -> dict[str, str]:
     return found
 
 
-def sphinx_choice(maker: Maker) -> list[int]:
-    """English clips of each group, in order, at most SPHINX_CLIPS of it."""
-    left = dict(SPHINX_CLIPS)
+def first_of_each(examples: Iterable[Example], limit: int) -> list[Example]:
+    """The first `limit` clips of each group, in order; all of them for 0."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for example in examples:
+        seen[group_of(example.clip)] += 1
+        if not limit or seen[group_of(example.clip)] <= limit:
+            chosen.append(example)
+    return chosen
+
+
+def sphinx_choice(maker: Maker, limit: int = 0) -> list[int]:
+    """English clips of each group, in order, at most SPHINX_CLIPS and `limit` of it; no other limit for 0."""
+    left = {group: min(n, limit or n) for group, n in SPHINX_CLIPS.items()}
     chosen = []
     for i in range(len(maker.jobs)):
         group = group_of(maker.clip(i))
@@ -312,6 +324,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--every", type=int, default=1, help="the language model on one clip of so many"
     )
+    parser.add_argument(
+        "--limit", type=int, default=0, help="at most so many clips of each group, for all systems"
+    )
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args(argv)
     if arguments.threads:
@@ -325,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     load: Callable[[str], list[Example]] = lambda side: load_examples(  # noqa: E731
         arguments.features, side, listener.projector.n_stack, pieces
     )
-    examples = load("test")
+    examples = first_of_each(load("test"), arguments.limit)
     n_state = examples[0].stacked.shape[1] // listener.projector.n_stack
     probe = train_probe(load("train"), n_state)
     switch = (
@@ -340,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _sphinx(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     maker = Maker(arguments.data, arguments.speech, arguments.cache, "test", 0)
-    chosen = sphinx_choice(maker)
+    chosen = sphinx_choice(maker, arguments.limit)
     if not arguments.sphinx.is_file():
         write_atomic(arguments.sphinx, json.dumps(sphinx_texts(maker, chosen), indent=0) + "\n")
     texts = json.loads(arguments.sphinx.read_text("utf-8"))

@@ -23,11 +23,15 @@ from pushkin_runtime.types import ModelInfo, SamplingParams, TokenLogprob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How to load: model folder, tokens a cache may hold (0: the model's own limit), CPU threads."""
+    """How to load: model folder, tokens a cache may hold (0: the model's own limit), CPU threads.
+
+    cache_dir: where an engine keeps what it has built from the model, for the next time; None: nowhere.
+    """
 
     model_dir: Path
     context_length: int = 0
     n_threads: int = 1
+    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ ENGINES: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_engine:MlxEngine",
     "onnx": "pushkin_runtime.engines.onnx_engine:OnnxEngine",
     "torch": "pushkin_runtime.engines.torch_engine:TorchEngine",
+    "executorch": "pushkin_runtime.engines.executorch_engine:ExecutorchEngine",
     "scripted": "pushkin_runtime.engines.scripted_engine:ScriptedEngine",
 }
 
@@ -27,6 +28,7 @@ SPEECH_ENCODERS: dict[str, str] = {
     "mlx": "pushkin_runtime.engines.mlx_speech:MlxSpeechEncoder",
     "onnx": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",  # its states are NumPy's
     "torch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
+    "executorch": "pushkin_runtime.engines.torch_speech:TorchSpeechEncoder",
 }
 
 MODEL_FREE = frozenset({"scripted"})
@@ -85,7 +87,7 @@ def create_speech_encoder(
     """
     if engine not in SPEECH_ENCODERS:
         raise CapabilityMissing(
-            f"The {engine} engine cannot hear; use mlx, onnx or torch.", param="speech"
+            f"The {engine} engine cannot hear; use mlx, onnx, torch or executorch.", param="speech"
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)

@@ -165,7 +165,7 @@ class Weights:
 def load_weights(spec: ModelSpec, dtype: torch.dtype, *, keep_quantized: bool) -> Weights:
     """Read a checkpoint, one matrix at a time. keep_quantized: INT4 stays INT4 (dtype: bfloat16)."""
     norms = {
-        name: 1.0 + _read(spec, name).float()
+        name: 1.0 + read_tensor(spec, name).float()
         for name in spec.tensors
         if name.endswith("norm.weight")
     }
@@ -177,7 +177,7 @@ def load_weights(spec: ModelSpec, dtype: torch.dtype, *, keep_quantized: bool) -
             continue
         stored = _read_quantized(spec, module)
         if stored is None:
-            linear: Linear = DenseLinear(_read(spec, f"{module}.weight").to(dtype))
+            linear: Linear = DenseLinear(read_tensor(spec, f"{module}.weight").to(dtype))
         elif keep_quantized and stored.fits_kernel:
             linear = int4_linear(stored)
         else:
@@ -190,6 +190,20 @@ def load_weights(spec: ModelSpec, dtype: torch.dtype, *, keep_quantized: bool) -
             linears[module] = linear
     assert embedding is not None  # the checkpoint was checked
     return Weights(embedding, linears, norms)
+
+
+def load_embedding(spec: ModelSpec, dtype: torch.dtype) -> Embedding:
+    """Read the embedding table alone, quantised ones as they are stored."""
+    matrix = read_matrix(spec, "embed_tokens")
+    if isinstance(matrix, StoredMatrix):
+        return QuantizedEmbedding(matrix, dtype)
+    return DenseEmbedding(matrix.to(dtype))
+
+
+def read_matrix(spec: ModelSpec, module: str) -> StoredMatrix | torch.Tensor:
+    """Return a matrix as it is stored, over the mapped file."""
+    stored = _read_quantized(spec, module)
+    return read_tensor(spec, f"{module}.weight") if stored is None else stored
 
 
 def _embedding(spec: ModelSpec, table: Linear, dtype: torch.dtype) -> Embedding:
@@ -206,12 +220,12 @@ def _read_quantized(spec: ModelSpec, module: str) -> StoredMatrix | None:
     if quantization is None or f"{module}.scales" not in spec.tensors:
         return None
     packed, scales, biases = (
-        _read(spec, f"{module}.{end}") for end in ("weight", "scales", "biases")
+        read_tensor(spec, f"{module}.{end}") for end in ("weight", "scales", "biases")
     )
     return StoredMatrix(packed.view(torch.int32), scales, biases, quantization.of(module).bits)
 
 
-def _read(spec: ModelSpec, name: str) -> torch.Tensor:
+def read_tensor(spec: ModelSpec, name: str) -> torch.Tensor:
     """Return a tensor of the mapped file; the mapping ends with it, and with it what was resident."""
     tensor = spec.tensors[name]
     with safe_open(tensor.path, framework="pt") as opened:

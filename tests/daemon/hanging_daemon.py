@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from daemon.announce import JsonAnnouncer
 from daemon.config import load
-from daemon.lifecycle import Serving, runtime_options, serve
+from daemon.lifecycle import Serving, serve
+from daemon.runtime_options import runtime_options
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.runtime import Runtime
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.indexer.conftest import (
     HashEmbedder,
     bytes_of,
     files_hold,
+    lines_as_paragraphs,
     vector_of,
 )
 
@@ -64,6 +66,23 @@ def test_the_same_content_is_not_read_again(open_index):
     assert again.state == "unchanged"
     assert len(watching.embedder.batches) == 1
     assert watching.index.document("doc").result().record.revision == 2
+
+
+def test_a_document_from_before_there_were_portraits_gets_its_counts(open_index):
+    embedder = HashEmbedder()
+    plain = lines_as_paragraphs(embedder)
+    first = open_index(embedder=embedder, stages=plain)
+    first.push("doc", TEXT, revision=1)
+    assert first.index.document("doc").result().record.profile is None
+    first.index.close()
+
+    counting = replace(plain, profile=lambda paragraphs: f"counts of {len(paragraphs)}")
+    second = open_index(embedder=embedder, stages=counting)
+    again = second.push("doc", TEXT, revision=2)
+    record = second.index.document("doc").result().record
+
+    assert (again.state, len(embedder.batches)) == ("unchanged", 1)
+    assert (record.profile, record.revision) == ("counts of 3", 2)
 
 
 def test_an_edit_embeds_only_what_is_new(open_index):

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from adapters.format import BaseModel
 from pushkin_runtime.adapter_pool import AdapterOptions
+from pushkin_runtime.engines import executorch_export
 from pushkin_runtime.engines.base import Engine, EngineOptions
 from pushkin_runtime.engines.registry import ENGINES, EngineChoice, create_engine
 from pushkin_runtime.engines.scripted_engine import BASE, ScriptedEngine
@@ -172,10 +173,23 @@ def manifest_writer() -> Callable[[Path], None]:
     return write_manifest
 
 
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> Path:
+    """Where the ExecuTorch engine keeps its programs, here from one run to the next: an export takes most of a
+    minute. Any change to what exports them makes the folder another one."""
+    exporter = hashlib.sha256()
+    folder = Path(executorch_export.__file__).parent
+    for name in ("build", "export", "graph", "partition", "weights"):
+        exporter.update((folder / f"executorch_{name}.py").read_bytes())
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir(f"executorch-{exporter.hexdigest()[:16]}")
+
+
 @pytest.fixture(scope="session", params=[name for name in ENGINES if name != "scripted"])
-def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, tiny_model: Path, programs: Path) -> Iterator[Engine]:
     """Each real engine over the tiny checkpoint."""
-    loaded = create_engine(EngineChoice(request.param, "test"), EngineOptions(model_dir=tiny_model))
+    options = EngineOptions(model_dir=tiny_model, cache_dir=programs)
+    loaded = create_engine(EngineChoice(request.param, "test"), options)
     yield loaded
     loaded.close()
 

@@ -46,11 +46,13 @@ def runtime(
     request: pytest.FixtureRequest,
     installed: Path,
     tiny_model: Path,
+    programs: Path,
     start_runtime: Callable[..., Runtime],
 ) -> Runtime:
     """A runtime of each engine that can hear."""
     return start_runtime(
         tiny_model,
+        cache_dir=programs,
         engine=request.param,
         adapters=AdapterOptions(roots=(installed / "adapters",)),
         model_roots=(installed / "models",),

@@ -17,9 +17,10 @@ PROMPT = tuple(np.random.default_rng(5).integers(4, 500, 120).tolist())
 
 
 @pytest.fixture
-def logits_of() -> Callable[[str, Path], NDArray[np.float32]]:
+def logits_of(programs: Path) -> Callable[[str, Path], NDArray[np.float32]]:
     def run(engine_name: str, path: Path) -> NDArray[np.float32]:
-        engine = create_engine(EngineChoice(engine_name, "test"), EngineOptions(model_dir=path))
+        options = EngineOptions(model_dir=path, cache_dir=programs)
+        engine = create_engine(EngineChoice(engine_name, "test"), options)
         cache = engine.new_cache()
         engine.prefill(cache, Tokens(PROMPT[:50]))
         logits = engine.logits(cache, PROMPT[50:])
@@ -29,7 +30,7 @@ def logits_of() -> Callable[[str, Path], NDArray[np.float32]]:
     return run
 
 
-@pytest.mark.parametrize("engine_name", ["torch", "mlx", "onnx"])
+@pytest.mark.parametrize("engine_name", ["torch", "mlx", "onnx", "executorch"])
 def test_logits_equal_transformers(
     engine_name: str, tiny_model: Path, logits_of: Callable[[str, Path], NDArray[np.float32]]
 ) -> None:
@@ -89,12 +90,12 @@ def test_int4_is_near_the_float_model(
     ],
 )
 def test_a_seed_writes_the_same_text_on_every_engine(
-    tiny_model: Path, sampling: SamplingParams
+    tiny_model: Path, programs: Path, sampling: SamplingParams
 ) -> None:
     written: list[list[int]] = []
-    for name in ("torch", "mlx", "onnx"):
+    for name in ("torch", "mlx", "onnx", "executorch"):
         engine: Engine = create_engine(
-            EngineChoice(name, "test"), EngineOptions(model_dir=tiny_model)
+            EngineChoice(name, "test"), EngineOptions(model_dir=tiny_model, cache_dir=programs)
         )
         cache = engine.new_cache()
         engine.prefill(cache, Tokens(PROMPT[:-1]))
@@ -105,5 +106,5 @@ def test_a_seed_writes_the_same_text_on_every_engine(
         written.append([decoder.step().tokens[0] for _ in range(30)])
         decoder.close()
 
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1] == written[2] == written[3]
     assert len(set(written[0])) > 5

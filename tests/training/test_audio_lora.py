@@ -18,7 +18,7 @@ from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import Control, GenerationRequest
 from tests.pushkin_runtime.speech_files import write_encoder
 from training.audio_lora import CHECKPOINT, AudioRun, finish, losses, make_model, train
-from training.evaluate_audio import Heard, decisions, false_words, rates
+from training.evaluate_audio import Heard, decisions, false_words, first_of_each, rates
 from training.lora_model import LoraSettings
 from training.speech_examples import Example, Pieces, Sampler, altered
 from training.speech_features import Clip
@@ -208,6 +208,14 @@ def test_masks_and_noise_are_the_seeds_own() -> None:
     one = altered(stacked, 3, random.Random(4))
     assert np.array_equal(one, altered(stacked, 3, random.Random(4)))
     assert not np.array_equal(one, altered(stacked, 3, random.Random(5)))
+
+
+def test_a_limit_keeps_the_first_clips_of_each_group(examples: list[Example]) -> None:
+    other = [replace(e, clip=replace(e.clip, group="an4")) for e in examples[:4]]
+    mixed = [examples[0], other[0], other[1], examples[1], other[2], examples[2], other[3]]
+
+    assert first_of_each(mixed, 2) == [examples[0], other[0], other[1], examples[1]]
+    assert first_of_each(mixed, 0) == mixed
 
 
 def test_errors_are_counted_over_the_group_not_averaged() -> None:
