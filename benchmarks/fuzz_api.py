@@ -32,10 +32,7 @@ _REQUEST_TIMEOUT_S = 30
 _ERRORS = ("NonFatalError", "FatalError")
 # Of its tracebacks; the events tell the outermost alone.
 _EXCEPTION = re.compile(r"^[ |]*((?:\w+\.)*\w*(?:Error|Exception|Failure): .{0,200})", re.MULTILINE)
-# Hypothesis parses sources to describe its strategies, and threads that parse at once fail in older Pythons:
-# "AST constructor recursion depth mismatch", https://github.com/python/cpython/issues/106905.
-_CAN_PARSE_IN_THREADS = sys.version_info >= (3, 12, 2) or (3, 11, 8) <= sys.version_info < (3, 12)
-_N_WORKERS = 8 if _CAN_PARSE_IN_THREADS else 1
+_SCHEMATHESIS = str(REPOSITORY / "benchmarks" / "schemathesis_alone.py")
 _EXCLUDED = ("/v1/events",)  # has no end
 _MIB = 2**20
 _TOML = """\
@@ -106,12 +103,12 @@ def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> tuple[Repo
         (Path(folder) / "schemathesis.toml").write_text(settings)
         found = Path(folder) / "found.ndjson"
         command = [
-            *(sys.executable, "-m", "schemathesis.cli", "run", str(REPOSITORY / "openapi.json")),
+            *(sys.executable, "-P", _SCHEMATHESIS, "run", str(REPOSITORY / "openapi.json")),
             *("--url", f"http://127.0.0.1:{daemon.target.port}", "--checks", "all"),
             *("--generation-with-security-parameters", "false"),
             *("--max-examples", str(max(1, n_cases // n_operations)), "--seed", str(seed)),
             *("--request-timeout", str(_REQUEST_TIMEOUT_S), "--continue-on-failure", "--no-color"),
-            *("--workers", str(_N_WORKERS), "--no-shrink", "--report", "ndjson"),
+            *("--workers", "8", "--no-shrink", "--report", "ndjson"),
             *("--report-ndjson-path", str(found)),
             *(flag for path in _EXCLUDED for flag in ("--exclude-path", path)),
         ]
@@ -128,7 +125,6 @@ def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> tuple[Repo
     whole, _, _ = text.rpartition("\n")  # a stopped schemathesis leaves half a line
     outcome = {
         "seconds": seconds,
-        "workers": _N_WORKERS,
         "schemathesis": status,
         "exceptions": sorted(set(_EXCEPTION.findall(said))),
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import inspect
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +17,7 @@ import pytest
 from benchmarks.fuzz_api import is_clean, read_report
 from benchmarks.fuzz_replay import Sent, read_requests, replay
 from benchmarks.harness import Target
+from benchmarks.schemathesis_alone import parse_one_at_a_time
 
 TOKEN = "token-of-the-tests-0123456789"
 BODY = '{"text": "Мой дядя"}'.encode()
@@ -151,3 +155,42 @@ def test_requests_that_fail_are_counted_by_their_failure(server: Seen) -> None:
     target = Target("127.0.0.1", server.server_address[1], TOKEN)
 
     assert replay(target, [line_break, whole]) == {"202": 1, "ValueError": 1}
+
+
+class InACycle:
+    """Ends in a collection of garbage, and lets another thread run there."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        sum(range(50))
+
+
+def test_threads_that_parse_at_once_do_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ast, "parse", ast.parse)  # it is put back at the end
+    source = inspect.getsource(ast.NodeVisitor)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        for _ in range(20):
+            try:
+                rubbish = [InACycle() for _ in range(50)]
+                ast.parse(source)
+                del rubbish
+            except SystemError as error:
+                failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    parse_one_at_a_time()
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert not failures
