@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import say
+from benchmarks.machine_limits import MachineLimits
 from benchmarks.peers import BARE, documents
 from benchmarks.peers_servers import AdapterSet, Peer
 from benchmarks.race_trace import LongDocument, TraceOptions, as_prompt, long_document
@@ -56,10 +57,12 @@ class LengthPoint:
 
 @dataclass(slots=True, kw_only=True)
 class RaceSamples:
-    """What one server did. speeds: tokens a second by what was measured. left_out: for want of time."""
+    """What one server did. limits: of the machine just before. speeds: tokens a second by what was measured.
+    left_out: for want of time."""
 
     name: str
     ready_s: float
+    limits: MachineLimits | None = None
     ttft_ms: dict[str, list[float]] = field(default_factory=dict)
     speeds: dict[str, list[float]] = field(default_factory=dict)
     by_length: list[LengthPoint] = field(default_factory=list)
@@ -73,7 +76,8 @@ class RaceSamples:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RaceSamples:
         points = [LengthPoint(**point) for point in content["by_length"]]
-        return cls(**(content | {"by_length": points}))
+        limits = content["limits"] and MachineLimits(**content["limits"])
+        return cls(**(content | {"by_length": points, "limits": limits}))
 
 
 class Race:

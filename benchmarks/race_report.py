@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.harness import Figure, Report, describe_machine, figure
-from benchmarks.machine_limits import MachineLimits
 from benchmarks.race import RaceSamples
 from benchmarks.race_trace import Phase
 from benchmarks.true_shape import Rig
@@ -29,19 +28,17 @@ DECODE_SHARE_BAR = 0.65
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
-def race_report(
-    rig: Rig, limits: MachineLimits | None, found: Sequence[RaceSamples], notes: Sequence[str]
-) -> Report:
+def race_report(rig: Rig, found: Sequence[RaceSamples], notes: Sequence[str]) -> Report:
     """Summarise servers that ran the same trace on the same machine."""
     figures: dict[str, Figure] = {}
     for samples in found:
-        figures |= _figures(rig, limits, samples)
+        figures |= _figures(rig, samples)
     return Report(
         benchmark="true_shape_race",
         environment=describe_machine() | {"model": f"true shape {rig.shape}, random INT4"},
         figures=figures,
         counts={
-            "limits": asdict(limits) if limits else None,
+            "limits": {one.name: one.limits and asdict(one.limits) for one in found},
             "ratios": ratios(found),
             "bars": BARS,
             "prompt_tokens": {one.name: one.prompt_tokens for one in found},
@@ -83,20 +80,8 @@ def _ratio(own: RaceSamples, peer: RaceSamples) -> dict[str, float]:
     return by
 
 
-def _figures(rig: Rig, limits: MachineLimits | None, samples: RaceSamples) -> dict[str, Figure]:
-    n_bytes, n_prefill = step_size(rig)
-    bounds: dict[str, tuple[float, str]] = {}
-    if limits is not None:
-        bounds = {
-            "decode": (
-                limits.decode_tok_s(n_bytes),
-                f"{n_bytes / 1e9:.2f} GB a token at {limits.read_gb_s:.1f} GB/s, {limits.n_threads} threads",
-            ),
-            "prefill": (
-                limits.prefill_tok_s(n_prefill),
-                f"{n_prefill / 1e9:.2f}e9 weights a token in the fastest product there is",
-            ),
-        }
+def _figures(rig: Rig, samples: RaceSamples) -> dict[str, Figure]:
+    bounds = bounds_of(rig, samples)
     found = {f"{samples.name}.ready_s": figure([samples.ready_s], "s")}
     for phase in PHASES:
         if phase in samples.ttft_ms:
@@ -109,6 +94,24 @@ def _figures(rig: Rig, limits: MachineLimits | None, samples: RaceSamples) -> di
             bar = DECODE_SHARE_BAR if name == "decode_bare" else None
             found[f"{samples.name}.{name}_share"] = figure(shares, "of the limit", bar=bar)
     return found
+
+
+def bounds_of(rig: Rig, samples: RaceSamples) -> dict[str, tuple[float, str]]:
+    """The most tokens a second of decode and prefill that the machine allowed in that run, and why."""
+    limits = samples.limits
+    if limits is None:
+        return {}
+    n_bytes, n_prefill = step_size(rig)
+    return {
+        "decode": (
+            limits.decode_tok_s(n_bytes),
+            f"{n_bytes / 1e9:.2f} GB a token at {limits.read_gb_s:.1f} GB/s, {limits.n_threads} threads",
+        ),
+        "prefill": (
+            limits.prefill_tok_s(n_prefill),
+            f"{n_prefill / 1e9:.2f}e9 weights a token in the fastest product there is",
+        ),
+    }
 
 
 def step_size(rig: Rig) -> tuple[int, int]:

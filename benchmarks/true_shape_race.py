@@ -5,7 +5,7 @@
 builds the rig in DIR if there is none, starts one server after the other, replays the same typing on a document of 3,000
 tokens against each, and prints figures, ratios and each figure's share of what the machine can do; two plots are put
 beside them. `--run NAME` runs single servers: what others did earlier is read from the same folder, so a machine that is
-seldom quiet can be measured in pieces.
+seldom quiet can be measured in pieces; each piece has its own limits, which tell how far the machine itself has drifted.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
 from benchmarks.harness import publish, say
-from benchmarks.machine_limits import MachineLimits, measure_limits
+from benchmarks.machine_limits import measure_limits
 from benchmarks.our_peer import OurOptions, running_pushkin
 from benchmarks.peers_http import PeerFailed
 from benchmarks.peers_servers import (
@@ -32,11 +31,11 @@ from benchmarks.peers_servers import (
     running_mlx_server,
 )
 from benchmarks.race import LENGTHS, Race, RacePlan, RaceSamples
-from benchmarks.race_report import plot_lengths, plot_race, race_report, step_size
+from benchmarks.race_report import bounds_of, plot_lengths, plot_race, race_report
 from benchmarks.race_trace import TraceOptions
 from benchmarks.true_shape import SHAPES, Rig, build, open_rig
 
-LLAMA, MLX, LIMITS = "llama-server", "mlx_lm.server", "limits"
+LLAMA, MLX = "llama-server", "mlx_lm.server"
 TOKENS, QUICK_TOKENS = 3000, 1500
 QUICK_BUDGET_S = 255.0  # of each of two servers: nine minutes with loading and limits
 NOTES = (
@@ -68,15 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rig: Rig, plan: RacePlan, arguments: argparse.Namespace, out: Path) -> None:
-    """Measure the limits, or one server, and keep what came of it in `out`."""
-    if name == LIMITS:
-        content = asdict(measure_limits(arguments.threads))
-    else:
-        _read_into_page_cache(rig, name)
-        with _running(name, rig, plan, arguments) as peer:
-            say(f"{peer.name}: ready in {peer.ready_s:.1f} s")
-            content = Race(peer, rig, plan).run().as_json()
-    (out / f"{name}.json").write_text(json.dumps(content, indent=1))
+    """Measure the machine's limits, then one server, and keep what came of it in `out`."""
+    _read_into_page_cache(rig, name)
+    limits = measure_limits(arguments.threads)
+    with _running(name, rig, plan, arguments) as peer:
+        say(f"{peer.name}: ready in {peer.ready_s:.1f} s")
+        samples = Race(peer, rig, plan).run()
+    samples.limits = limits
+    (out / f"{name}.json").write_text(json.dumps(samples.as_json(), indent=1))
 
 
 @contextlib.contextmanager
@@ -104,22 +102,15 @@ def _running(name: str, rig: Rig, plan: RacePlan, arguments: argparse.Namespace)
 def _report(rig: Rig, out: Path, *, quiet: bool) -> None:
     """Print what is known of all that ran, now or before, and draw it."""
     found = [
-        RaceSamples.from_json(json.loads(file.read_text()))
-        for file in sorted(out.glob("*.json"))
-        if file.stem != LIMITS
+        RaceSamples.from_json(json.loads(file.read_text())) for file in sorted(out.glob("*.json"))
     ]
-    file = out / f"{LIMITS}.json"
-    limits = MachineLimits(**json.loads(file.read_text())) if file.is_file() else None
-    publish(race_report(rig, limits, found, NOTES), quiet=quiet)
+    publish(race_report(rig, found, NOTES), quiet=quiet)
     if not found:
         return
     bounds: dict[str, float] = {}
-    if limits is not None:
-        n_bytes, n_prefill = step_size(rig)
-        bounds = {
-            "decode": limits.decode_tok_s(n_bytes),
-            "prefill": limits.prefill_tok_s(n_prefill),
-        }
+    for one in found:
+        for name, (limit, _) in bounds_of(rig, one).items():
+            bounds[name] = max(limit, bounds.get(name, 0.0))
     plot_race(found, bounds, out / "race.png")
     if any(one.by_length for one in found):
         plot_lengths(found, out / "lengths.png")
@@ -142,7 +133,7 @@ def _read_into_page_cache(rig: Rig, name: str) -> None:
 
 
 def _competitors(arguments: argparse.Namespace) -> list[str]:
-    names = [LIMITS, *arguments.engine]
+    names = list(arguments.engine)
     names += [LLAMA] if arguments.llama_server else []
     return [*names, MLX] if arguments.mlx else names
 
@@ -181,7 +172,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--engine", action="append", help="of our daemon; repeatable, torch if none"
     )
-    parser.add_argument("--run", action="append", help="only this: limits, an engine or a server")
+    parser.add_argument("--run", action="append", help="only this engine or server")
     parser.add_argument("--quick", action="store_true", help="nine minutes for one engine at 4B")
     parser.add_argument("--threads", type=int, default=psutil.cpu_count() or 1)
     parser.add_argument(

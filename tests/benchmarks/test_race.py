@@ -170,7 +170,9 @@ def test_ratios_are_ours_by_theirs_and_shares_are_of_the_limit(rig: Rig, tmp_pat
         n_threads=1, read_gb_s=n_bytes * 16 / 1e9, f32_gflop_s=1.0, int8_gop_s=None
     )
 
-    report = race_report(rig, limits, [theirs, ours], ())
+    ours.limits = limits
+
+    report = race_report(rig, [theirs, ours], ())
 
     found = ratios([theirs, ours])["pushkin-torch / llama-server"]
     assert found["type TTFT p50"] == found["load time"] == found["peak memory"] == 2.0
@@ -230,4 +232,5 @@ def test_the_command_runs_our_daemon_and_says_what_it_found(
     assert report["figures"]["pushkin-torch.back_ttft_ms"]["median"] > 0
     assert [point["n_tokens"] for point in report["counts"]["by_length"]["pushkin-torch"]] == [128]
     assert (tmp_path / "race.png").is_file()
+    assert report["figures"]["pushkin-torch.decode_bare_share"]["median"] > 0
     assert (tmp_path / "lengths.png").is_file()
