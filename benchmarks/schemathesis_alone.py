@@ -20,7 +20,7 @@ def parse_one_at_a_time() -> None:
         with lock:
             return parse(*arguments, **named)
 
-    ast.parse = parse_alone  # type: ignore[assignment]
+    ast.parse = parse_alone
 
 
 if __name__ == "__main__":
