@@ -1,9 +1,9 @@
 """schemathesis over `openapi.json` against a daemon of its own: `python -m benchmarks.fuzz_api --cases 5000`.
 
 Every check that schemathesis has, on every operation but the endless stream of events; then whether the daemon is still
-healthy, what its log says went wrong, and what it kept. The same cases run again (`--rounds`): what a first round leaves
-behind in buffers and caches the second one finds there, so growth in the second is a leak. JSON on stdout, exit code 1 for
-a finding.
+healthy, what its log says went wrong, and what it kept. Then the requests of the last round again, just as they were
+(`--replays`): what the first pass leaves behind in buffers and caches the others find there, so growth in the later ones is
+a leak. JSON on stdout; exit code 1 for a finding, and for a round that schemathesis did not end well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,15 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import REPOSITORY, Daemon, running_daemon
+from benchmarks.fuzz_replay import read_requests, replay
+from benchmarks.harness import REPOSITORY, Daemon, running_daemon, say
 from benchmarks.http_client import Client
 
 _REQUEST_TIMEOUT_S = 30
-_END_S = 20  # for its own end, before the limit
+_ERRORS = ("NonFatalError", "FatalError")
+# Of its tracebacks; the events tell the outermost alone.
+_EXCEPTION = re.compile(r"^[ |]*((?:\w+\.)*\w*(?:Error|Exception|Failure): .{0,200})", re.MULTILINE)
+_SCHEMATHESIS = str(REPOSITORY / "benchmarks" / "schemathesis_alone.py")
 _EXCLUDED = ("/v1/events",)  # has no end
 _MIB = 2**20
 _TOML = """\
@@ -52,26 +57,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--cases", type=int, default=5000, help="about so many a round, over all operations"
     )
-    parser.add_argument("--rounds", type=int, default=2, help="of the same cases")
+    parser.add_argument("--rounds", type=int, default=1, help="from the same seed")
+    parser.add_argument("--replays", type=int, default=4, help="of the last round's requests")
     parser.add_argument("--minutes", type=float, default=20.0, help="at most, a round")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     with running_daemon({"engine": "scripted"}) as daemon:
-        report: Report = {"memory": [_memory(daemon)], "rounds": []}
+        report: Report = {"memory": [_memory(daemon)], "rounds": [], "replays": []}
+        lines: list[str] = []
         for _ in range(options.rounds):
-            report["rounds"].append(
-                _fuzz(daemon, options.cases, options.minutes * 60, options.seed)
-            )
+            outcome, lines = _fuzz(daemon, options.cases, options.minutes * 60, options.seed)
+            report["rounds"].append(outcome | read_report(lines))
             report["memory"].append(_memory(daemon))
+            say(f"round: {outcome}, {report['memory'][-1]}")
+        requests = read_requests(_recorders(lines))
+        for _ in range(options.replays):
+            report["replays"].append(replay(daemon.target, requests))
+            report["memory"].append(_memory(daemon))
+            say(f"replay of {len(requests)}: {report['memory'][-1]}")
         report["healthy_afterwards"] = _is_healthy(daemon)
         report["failed_inside"] = _failures(daemon.home / "logs" / "daemon.jsonl")
     print(json.dumps(report, indent=2))
-    is_clean = report["healthy_afterwards"] and not report["failed_inside"]
-    return int(not is_clean or any(round_["findings"] for round_ in report["rounds"]))
+    return int(not is_clean(report))
 
 
-def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> Report:
-    """Run schemathesis; its own report is read back."""
+def is_clean(report: Report) -> bool:
+    """Whether nothing was found, and everything was looked at."""
+    return bool(
+        report["healthy_afterwards"]
+        and not report["failed_inside"]
+        and all(
+            round_["schemathesis"] == "0" and not round_["findings"] and not round_["errors"]
+            for round_ in report["rounds"]
+        )
+    )
+
+
+def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> tuple[Report, list[str]]:
+    """Run schemathesis: how it ended, and the lines of its own report."""
     paths = json.loads((REPOSITORY / "openapi.json").read_text("utf-8"))["paths"]
     n_operations = sum(len(operations) for operations in paths.values())
     with tempfile.TemporaryDirectory(prefix="pushkin-schemathesis-") as folder:
@@ -80,11 +103,10 @@ def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> Report:
         (Path(folder) / "schemathesis.toml").write_text(settings)
         found = Path(folder) / "found.ndjson"
         command = [
-            *(sys.executable, "-m", "schemathesis.cli", "run", str(REPOSITORY / "openapi.json")),
+            *(sys.executable, "-P", _SCHEMATHESIS, "run", str(REPOSITORY / "openapi.json")),
             *("--url", f"http://127.0.0.1:{daemon.target.port}", "--checks", "all"),
             *("--generation-with-security-parameters", "false"),
             *("--max-examples", str(max(1, n_cases // n_operations)), "--seed", str(seed)),
-            *("--max-time", str(max(1, round(limit_s) - _END_S))),
             *("--request-timeout", str(_REQUEST_TIMEOUT_S), "--continue-on-failure", "--no-color"),
             *("--workers", "8", "--no-shrink", "--report", "ndjson"),
             *("--report-ndjson-path", str(found)),
@@ -95,16 +117,25 @@ def _fuzz(daemon: Daemon, n_cases: int, limit_s: float, seed: int) -> Report:
             ended = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=limit_s, check=False
             )
-            status = str(ended.returncode)
+            status, said = str(ended.returncode), ended.stdout
         except subprocess.TimeoutExpired:
-            status = "stopped at the limit"
+            status, said = "stopped at the limit", ""
         seconds = round(time.monotonic() - started, 1)
-        lines = found.read_text("utf-8").splitlines() if found.exists() else []
-    return {"seconds": seconds, "schemathesis": status, **read_report(lines)}
+        text = found.read_text("utf-8") if found.exists() else ""
+    whole, _, _ = text.rpartition("\n")  # a stopped schemathesis leaves half a line
+    outcome = {
+        "seconds": seconds,
+        "schemathesis": status,
+        "exceptions": sorted(set(_EXCEPTION.findall(said))),
+    }
+    return outcome, whole.split("\n") if whole else []
 
 
 def read_report(lines: list[str]) -> Report:
-    """From schemathesis' NDJSON: cases, statuses by route, what failed where, and the reasons of refusals of what a schema allows."""
+    """From schemathesis' NDJSON: cases, statuses by route, what failed where, and the reasons of refusals of what a schema allows.
+
+    errors: why schemathesis could not test a route, which is no failed check and still its exit code 1.
+    """
     n_cases, findings = 0, dict[str, Report]()
     statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
     refusals: Counter[str] = Counter()
@@ -125,16 +156,32 @@ def read_report(lines: list[str]) -> Report:
     return {
         "cases": n_cases,
         "findings": findings,
+        "errors": [_error(content) for _, content in _events(lines, *_ERRORS)],
         "statuses": {route: dict(sorted(seen.items())) for route, seen in sorted(statuses.items())},
         "refused_though_the_schema_allows_it": dict(refusals.most_common(60)),
     }
 
 
 def _recorders(lines: list[str]) -> Iterator[Report]:
+    for _, content in _events(lines, "ScenarioFinished"):
+        yield content["recorder"]
+
+
+def _events(lines: list[str], *names: str) -> Iterator[tuple[str, Report]]:
     for line in lines:
-        for event, content in json.loads(line).items():
-            if event == "ScenarioFinished":
-                yield content["recorder"]
+        for name, content in json.loads(line).items():
+            if name in names:
+                yield name, content
+
+
+def _error(content: Report) -> Report:
+    """Of an event that ended a phase, or the whole run."""
+    reason = content.get("value") or content.get("exception") or {}
+    return {
+        "route": content.get("label"),
+        "phase": content.get("phase"),
+        "reason": f"{reason.get('type')}: {reason.get('message')}",
+    }
 
 
 def _route(recorder: Report, case: str) -> str:
