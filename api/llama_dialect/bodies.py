@@ -37,6 +37,7 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT32)]
 CountOrAll = Annotated[int, Field(ge=-1, le=MAX_INT32)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 StopWord = Annotated[str, Field(max_length=256)]
+StopWords = Annotated[list[StopWord], Field(max_length=32)]
 
 
 class LlamaBody(BaseModel):
@@ -173,7 +174,9 @@ class LlamaCompletionBody(LlamaBody):
         | None
     ) = Field(None, description="Names, or letters such as `edskypmxt`.")
     seed: Annotated[int, Field(ge=-1, le=MAX_INT64)] = -1
-    stop: Annotated[list[StopWord], Field(max_length=32), BeforeValidator(_stop_words)] = []
+    stop: Annotated[
+        StopWords, BeforeValidator(_stop_words, json_schema_input_type=StopWord | StopWords)
+    ] = []
     stream: bool = False
     n_probs: Annotated[
         int, Field(ge=0, le=100, validation_alias=AliasChoices("n_probs", "logprobs"))
