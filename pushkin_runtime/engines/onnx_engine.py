@@ -39,7 +39,7 @@ from pushkin_runtime.engines.onnx_graph import (
 from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
 from pushkin_runtime.engines.onnx_weights import Checkpoint
 from pushkin_runtime.errors import EngineFailed, ModelUnsupported
-from pushkin_runtime.model_config import ModelConfig
+from pushkin_runtime.model_config import ModelConfig, Quantization
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 
 ROPE_GROW = (
@@ -65,6 +65,8 @@ class OnnxEngine:
                 f"{self._spec.id}: the onnx engine runs models of {self._spec.n_parameters / 1e9:.1f} billion "
                 "parameters only when they are quantised; got floats. `pushkin models quantize` makes one."
             )
+        if config.quantization is not None:
+            _check_bits(self._spec.id, config.quantization)
         self.tokenizer = open_tokenizer(self._spec)
         int8 = not is_small if int8_activations is None else int8_activations
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
@@ -174,6 +176,16 @@ class OnnxEngine:
         inputs = {"hidden": np.ascontiguousarray(hidden)}
         _run(self._head, self._head.io_binding(), inputs, {"logits": logits})
         return logits
+
+
+def _check_bits(model: str, quantization: Quantization) -> None:
+    formats = (quantization, *quantization.exceptions.values())
+    odd = sorted({own.bits for own in formats} - {4, 8})
+    if odd:
+        raise ModelUnsupported(
+            f"{model}: the onnx engine multiplies matrices of 4 and 8 bits; got some of {odd[0]}. "
+            'Quantise with `--mixed 8`, or set `engine = "torch"`.'
+        )
 
 
 @dataclass(slots=True, eq=False)

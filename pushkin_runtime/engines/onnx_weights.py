@@ -89,8 +89,8 @@ class Checkpoint:
 
     def quantized(self, module: str) -> QuantizedMatrix:
         """Describe a stored quantised matrix; its offsets are read."""
-        quantization = self._spec.config.quantization
-        assert quantization is not None
+        assert self._spec.config.quantization is not None
+        quantization = self._spec.config.quantization.of(module)
         bits = quantization.bits
         scales = self.tensor(f"{module}.scales")
         biases = self.tensor(f"{module}.biases")
@@ -114,7 +114,7 @@ class Checkpoint:
         scales = self.tensor(f"{module}.scales")[index].astype(np.float32)
         biases = self.tensor(f"{module}.biases")[index].astype(np.float32)
         codes = np.ascontiguousarray(stored).view(np.uint8)
-        if self._spec.config.quantization.bits == 4:
+        if self._spec.config.quantization.of(module).bits == 4:
             codes = np.stack((codes & 15, codes >> 4), axis=-1)
         grouped = codes.reshape(*scales.shape, -1).astype(np.float32)
         grouped *= scales[..., None]
