@@ -52,7 +52,8 @@ def main() -> int:
         decode_tokens=arguments.decode_tokens,
     )
     rig = open_rig(arguments.rig)
-    figures, sections, status = measure_ours(rig, arguments.threads, plan)
+    ours = OurOptions(n_threads=arguments.threads, engine=arguments.engine)
+    figures, sections, status = measure_ours(rig, ours, plan)
     if arguments.llama_server:
         sections += measure_llama(rig, arguments.llama_server, arguments.threads, plan)
     if arguments.mlx_rig:
@@ -90,12 +91,12 @@ def main() -> int:
 
 
 def measure_ours(
-    rig: Rig, n_threads: int, plan: Plan
+    rig: Rig, ours: OurOptions, plan: Plan
 ) -> tuple[dict[str, Figure], list[Section], dict[str, object]]:
     """Our daemon's figures, sections like the peers', and its status."""
     a, b, small = list(rig.adapters)
     prompts = documents(rig, plan.n_tokens, plan.repeats + 1)
-    with running_pushkin(rig, OurOptions(n_threads=n_threads)) as peer:
+    with running_pushkin(rig, ours) as peer:
         say(f"pushkin: ready in {peer.ready_s:.1f} s")
         client = peer.client
         status = client.call("GET", "/v1/status").data
@@ -137,6 +138,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rig", type=Path, required=True, help="built by benchmarks.true_shape")
     parser.add_argument("--llama-server", type=Path, help="see benchmarks.peers_servers")
     parser.add_argument("--mlx-rig", type=Path, help="a rig for mlx_lm.server, few layers on a CPU")
+    parser.add_argument("--engine", default="auto", help="of our daemon")
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=32)

@@ -21,6 +21,8 @@ from typing import IO, Any
 import numpy as np
 import psutil
 
+from pushkin_runtime.model_config import SMALL_MODEL
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_S = 8.0
 
@@ -285,12 +287,11 @@ def memory_bandwidth_gb_s(n_bytes: int) -> float:
 
 
 def step_bytes(status: dict[str, Any]) -> int:
-    """Weight bytes a decode step reads with this engine: torch expands a quantised checkpoint."""
+    """Weight bytes a decode step reads with this engine: torch expands small models to float32."""
     model = status["model"]
-    if status["engine"]["name"] != "torch":
-        return int(model["n_bytes"])
-    width = 4 if model["n_parameters"] <= 200_000_000 else 2
-    return int(model["n_parameters"]) * width
+    if status["engine"]["name"] == "torch" and model["n_parameters"] <= SMALL_MODEL:
+        return int(model["n_parameters"]) * 4
+    return int(model["n_bytes"])
 
 
 def common_parser(description: str | None) -> argparse.ArgumentParser:

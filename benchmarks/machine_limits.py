@@ -59,7 +59,7 @@ def _int8_gop_s(n_operations: int) -> float | None:
     a, b = torch.randint(-8, 8, (2, GEMM_SIZE, GEMM_SIZE), dtype=torch.int8).unbind()
     try:
         return n_operations / _best(lambda: torch._int_mm(a, b), N_GEMMS) / 1e9
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # this build of torch has no such kernel for this processor
         return None
 
 

@@ -35,7 +35,7 @@ class OurOptions:
     """How our daemon is started. context_length: of prompt and answer together, in tokens."""
 
     n_threads: int
-    engine: str = "torch"
+    engine: str = "auto"
     context_length: int = 4096
     kv_budget_mb: int = 4096
 

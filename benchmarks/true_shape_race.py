@@ -34,6 +34,7 @@ from benchmarks.race import LENGTHS, Race, RacePlan, RaceSamples
 from benchmarks.race_report import bounds_of, plot_lengths, plot_race, race_report
 from benchmarks.race_trace import TraceOptions
 from benchmarks.true_shape import SHAPES, Rig, build, open_rig
+from pushkin_runtime.engines.registry import choose_engine
 
 LLAMA, MLX = "llama-server", "mlx_lm.server"
 TOKENS, QUICK_TOKENS = 3000, 1500
@@ -170,7 +171,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--mlx", action="store_true", help="mlx_lm.server too: hours without Metal")
     parser.add_argument(
-        "--engine", action="append", help="of our daemon; repeatable, torch if none"
+        "--engine",
+        action="append",
+        help="of our daemon; repeatable; the one this machine chooses if none",
     )
     parser.add_argument("--run", action="append", help="only this engine or server")
     parser.add_argument("--quick", action="store_true", help="nine minutes for one engine at 4B")
@@ -187,7 +190,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, help="seconds for each server")
     parser.add_argument("--out", type=Path, help="folder of samples and plots; race/ in the rig")
     arguments = parser.parse_args(argv)
-    arguments.engine = arguments.engine or ["torch"]
+    arguments.engine = arguments.engine or [choose_engine("auto").name]
     arguments.longest_given = arguments.longest is not None
     arguments.longest = LENGTHS[-1] if arguments.longest is None else arguments.longest
     if arguments.run and LLAMA in arguments.run and not arguments.llama_server:

@@ -62,7 +62,7 @@ class Tally:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; 1 when the daemon wedged or failed a keystroke."""
+    """Run; 1 when the daemon wedged, died or failed a keystroke."""
     parser = common_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     arguments = parser.parse_args(argv)
@@ -71,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Client(daemon.target) as client:
             status = client.call("GET", "/v1/status").data
             _type(client, daemon, tally, arguments.minutes * 60, quiet=arguments.json)
-        is_idle, last = await_idle(daemon.target)
+        try:
+            is_idle, last = await_idle(daemon.target)
+        except OSError:  # nobody is there any more
+            is_idle, last = False, status
     slope = slope_of(tally.rss, arguments.minutes * 60 * WARM_UP)
     report = Report(
         benchmark="typing_soak",
@@ -110,7 +113,7 @@ def slope_of(rss: Sequence[tuple[float, float]], after_s: float) -> Slope | None
 
 
 def _type(client: Client, daemon: Daemon, tally: Tally, seconds: float, *, quiet: bool) -> None:
-    """Type until the time is over, looking at the daemon's memory once a second."""
+    """Type until the time is over or the daemon is gone, looking at its memory once a second."""
     process = psutil.Process(daemon.pid)
     started = time.monotonic()
     looked = reported = 0.0
@@ -120,7 +123,10 @@ def _type(client: Client, daemon: Daemon, tally: Tally, seconds: float, *, quiet
             return
         if at - looked >= 1.0 or not tally.rss:
             looked = at
-            tally.rss.append((at, process.memory_info().rss / MIB))
+            try:
+                tally.rss.append((at, process.memory_info().rss / MIB))
+            except psutil.NoSuchProcess:
+                return
         if not quiet and at - reported >= 60:
             reported = at
             say(f"{at / 60:.0f} min: {tally.rss[-1][1]:.0f} MiB, {sum(tally.ended.values())} keys")
@@ -171,14 +177,13 @@ def _figures(tally: Tally) -> dict[str, Figure]:
     ends = tally.ttft_ms[-1][0] if tally.ttft_ms else 0.0
     early = [ms for at, ms in tally.ttft_ms if ends * WARM_UP <= at < ends * 2 * WARM_UP]
     late = [ms for at, ms in tally.ttft_ms if at >= ends * (1 - WARM_UP)]
-    found = {
-        "ttft_ms": figure([ms for _, ms in tally.ttft_ms], "ms"),
-        "rss_mib": figure([size for _, size in tally.rss], "MiB"),
+    samples = {
+        "ttft_ms": ([ms for _, ms in tally.ttft_ms], "ms"),
+        "ttft_second_fifth_ms": (early, "ms"),
+        "ttft_last_fifth_ms": (late, "ms"),
+        "rss_mib": ([size for _, size in tally.rss], "MiB"),
     }
-    for name, samples in (("ttft_second_fifth_ms", early), ("ttft_last_fifth_ms", late)):
-        if samples:
-            found[name] = figure(samples, "ms")
-    return found
+    return {name: figure(values, unit) for name, (values, unit) in samples.items() if values}
 
 
 def _prepare(home: Path) -> None:

@@ -196,7 +196,6 @@ def models_pull(name: str, as_json: bool) -> None:
 
     Every file is checked against the digest that the hub announces. A download that broke off goes on where it was.
     """
-    from daemon.download_progress import download_bar
     from daemon.model_download import SOURCES, Hub, pull
     from daemon.paths import prepare
 
@@ -205,8 +204,8 @@ def models_pull(name: str, as_json: bool) -> None:
         raise InputError(f"{name[:64]!r} is not known; these can be pulled: {', '.join(SOURCES)}.")
     loaded = load_config()
     prepare(loaded.paths)
-    with download_bar(name) as progress:
-        folder = pull(name, source, loaded.paths.models, Hub(), progress)
+    with progress_bar(name, is_bytes=True) as advance:
+        folder = pull(name, source, loaded.paths.models, Hub(), advance)
     if as_json:
         print_json({"name": name, "folder": str(folder)})
         return

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
@@ -86,16 +86,24 @@ class Listed:
 
 
 @dataclass(slots=True)
-class Progress:
-    """Told of what is to come and of what has come, in bytes."""
+class _Count:
+    """Bytes that have come of those that will; `tell` hears of every change."""
 
-    begin: Callable[[int], None] = field(default=lambda _: None)
-    advance: Callable[[int], None] = field(default=lambda _: None)
+    tell: Callable[[int, int], None]
+    n_total: int
+    n_done: int = 0
+
+    def add(self, n_bytes: int) -> None:
+        self.n_done += n_bytes
+        self.tell(self.n_done, self.n_total)
 
 
-def pull(name: str, source: Source, models: Path, hub: Hub, progress: Progress) -> Path:
+def pull(
+    name: str, source: Source, models: Path, hub: Hub, advance: Callable[[int, int], None]
+) -> Path:
     """Download a model to `models/name`; returns the folder. What is there already is left as it is.
 
+    advance: told how many bytes have come, and how many will.
     Raises InputError when the name is taken by something else, RequestFailed when the hub cannot be reached, refuses, or
     sends something else than it announced.
     """
@@ -109,9 +117,9 @@ def pull(name: str, source: Source, models: Path, hub: Hub, progress: Progress) 
         listed = [_listed(client, hub, source, file) for file in source.files]
         if len({file.commit for file in listed}) != 1:
             raise RequestFailed("The model changed while it was looked at: try again.")
-        progress.begin(sum(file.n_bytes for file in listed))
+        count = _Count(advance, sum(file.n_bytes for file in listed))
         for file in listed:
-            _fetch(client, hub, file, partial / file.name, progress)
+            _fetch(client, hub, file, partial / file.name, count)
     manifest = {
         "repository": source.repository,
         "commit": listed[0].commit,
@@ -155,7 +163,7 @@ def _listed(client: httpx.Client, hub: Hub, source: Source, name: str) -> Listed
     return Listed(name=name, url=pinned, n_bytes=int(size), digest=digest, commit=commit)
 
 
-def _fetch(client: httpx.Client, hub: Hub, file: Listed, path: Path, progress: Progress) -> None:
+def _fetch(client: httpx.Client, hub: Hub, file: Listed, path: Path, count: _Count) -> None:
     """Download to `path` what of the file is not there yet, and check it."""
     import httpx
 
@@ -163,10 +171,10 @@ def _fetch(client: httpx.Client, hub: Hub, file: Listed, path: Path, progress: P
     if path.exists() and path.stat().st_size > file.n_bytes:
         path.unlink()
     n_done = path.stat().st_size if path.exists() else 0
-    progress.advance(n_done)
+    count.add(n_done)
     for attempt in range(_MAX_TRIES):
         try:
-            n_done = _append(client, hub, file, path, progress)
+            n_done = _append(client, hub, file, path, count)
         except httpx.TransportError:
             if attempt == _MAX_TRIES - 1:
                 raise
@@ -180,7 +188,7 @@ def _fetch(client: httpx.Client, hub: Hub, file: Listed, path: Path, progress: P
         )
 
 
-def _append(client: httpx.Client, hub: Hub, file: Listed, path: Path, progress: Progress) -> int:
+def _append(client: httpx.Client, hub: Hub, file: Listed, path: Path, count: _Count) -> int:
     """Ask for the rest of a file once; returns how much of it is there. Raises httpx.TransportError when it breaks off."""
     n_done = path.stat().st_size if path.exists() else 0
     if n_done == file.n_bytes:
@@ -197,14 +205,14 @@ def _append(client: httpx.Client, hub: Hub, file: Listed, path: Path, progress: 
             is_rest = answer.status_code == 206
             with path.open("ab" if is_rest else "wb") as written:
                 if not is_rest:
-                    progress.advance(-n_done)
+                    count.add(-n_done)
                     n_done = 0
                 for chunk in answer.iter_raw():
                     n_done += len(chunk)
                     if n_done > file.n_bytes:
                         raise RequestFailed(f"{file.name} is longer than the hub announced.")
                     written.write(chunk)
-                    progress.advance(len(chunk))
+                    count.add(len(chunk))
                 written.flush()
                 os.fsync(written.fileno())
             return n_done

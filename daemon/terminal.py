@@ -133,14 +133,20 @@ class Spinner:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield `advance(n_done, n_total)`; a bar on stderr, if that is a terminal, until the end."""
+def progress_bar(what: str, *, is_bytes: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield `advance(n_done, n_total)`; a bar on stderr, if that is a terminal, until the end.
+
+    is_bytes: what is counted, shown with its speed.
+    """
     if not sys.stderr.isatty():
         yield lambda n_done, n_total: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    columns = Progress.get_default_columns()
+    if is_bytes:
+        columns = (*columns, DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total)

@@ -18,6 +18,8 @@ _NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "vision_model.")
 _BITS = (4, 6, 8)
 _GROUP_SIZES = (32, 64, 128)
 
+SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable, whatever the file has
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:

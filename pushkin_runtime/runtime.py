@@ -299,7 +299,8 @@ class Runtime:
     def _load(self) -> Workshop:
         started = time.monotonic()
         if self._choice.name not in MODEL_FREE:
-            check_fit(self.options.model_dir, self.options.context_length, self._memory)
+            context_length = self.options.context_length
+            check_fit(self.options.model_dir, self._choice.name, context_length, self._memory)
         engine = self._create(
             self._choice,
             EngineOptions(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pushkin_runtime.errors import ModelDoesNotFit
+from pushkin_runtime.model_config import SMALL_MODEL
 from pushkin_runtime.model_store import expected_shapes, read_config, require_files
 from pushkin_runtime.system_memory import Pressure, SystemMemory
 from pushkin_runtime.workshop import Workshop
@@ -16,35 +17,37 @@ from pushkin_runtime.workshop import Workshop
 log = logging.getLogger(__name__)
 
 MARGIN_BYTES = 256 << 20  # libraries, activations, the daemon itself
-EXPANDED = (
-    200_000_000  # parameters up to which weights are held in float32, whatever their file has
-)
+# By engine, of a large model: bytes of a number in the KV cache, and memory of the weights over their size on disk
+# (ONNX Runtime and XNNPACK pack 4-bit matrices anew: python -m benchmarks.engine_speed). Others: 2 and 1.
+KV_WIDTH = {"onnx": 4, "executorch": 4}
+PACKED = {"onnx": 1.3, "executorch": 1.4}
 LOOK_S = 10.0  # between two looks at the pressure, while there is anything to shed
 AGAIN_S = 60.0  # pressure that lasts sheds no more often
 _ORDER: tuple[Pressure, ...] = ("normal", "warn", "critical")
 
 
-def needed_bytes(model_dir: Path, context_length: int) -> tuple[int, int]:
-    """Return the memory of the weights and of one full KV cache, from the sizes alone.
+def needed_bytes(model_dir: Path, engine: str, context_length: int) -> tuple[int, int]:
+    """Return the memory of the weights and of one full KV cache with an engine, from the sizes alone.
 
     context_length: tokens, 0 for the model's own limit. Raises ModelError.
     """
     files = require_files(model_dir)
     config = read_config(model_dir)
     n_parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
-    is_expanded = n_parameters <= EXPANDED
     stored = sum(path.stat().st_size for path in files)
+    if n_parameters <= SMALL_MODEL:
+        weights, width = max(stored, 4 * n_parameters), 4
+    else:
+        weights, width = round(stored * PACKED.get(engine, 1.0)), KV_WIDTH.get(engine, 2)
     n_tokens = min(context_length or config.context_length, config.context_length)
-    per_token = (
-        2 * config.n_layers * config.n_kv_heads * config.head_dim * (4 if is_expanded else 2)
-    )
-    return max(stored, 4 * n_parameters if is_expanded else 0), per_token * n_tokens
+    per_token = 2 * config.n_layers * config.n_kv_heads * config.head_dim * width
+    return weights, per_token * n_tokens
 
 
-def check_fit(model_dir: Path, context_length: int, memory: SystemMemory) -> None:
+def check_fit(model_dir: Path, engine: str, context_length: int, memory: SystemMemory) -> None:
     """Raise ModelDoesNotFit, with the numbers, when loading would take more than there is."""
     available = memory.available_bytes()
-    weights, kv = needed_bytes(model_dir, context_length)
+    weights, kv = needed_bytes(model_dir, engine, context_length)
     needed = weights + kv + MARGIN_BYTES
     if available is None or needed <= available:
         return

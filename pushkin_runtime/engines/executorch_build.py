@@ -15,10 +15,9 @@ from torch import nn
 
 from pushkin_runtime.engines.executorch_graph import Parts
 from pushkin_runtime.engines.executorch_weights import read_linear, read_norm
-from pushkin_runtime.errors import EngineUnavailable
+from pushkin_runtime.errors import EngineUnavailable, ModelUnsupported
+from pushkin_runtime.model_config import SMALL_MODEL
 from pushkin_runtime.model_store import ModelSpec
-
-SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable, as in torch_engine
 
 
 def is_quantized(spec: ModelSpec) -> bool:
@@ -72,8 +71,17 @@ def program_name(spec: ModelSpec) -> str:
 def export_to(spec: ModelSpec, path: Path) -> None:
     """Export the model's program to `path`, which is there whole or not at all.
 
-    Raises EngineUnavailable when the exporter is not installed, OSError.
+    Raises EngineUnavailable when the exporter is not installed, ModelUnsupported for a large model with matrices of
+    more than 4 bits, OSError.
     """
+    quantization = spec.config.quantization
+    if quantization is not None and is_quantized(spec):
+        odd = {own.bits for own in (quantization, *quantization.exceptions.values())} - {4}
+        if odd:
+            raise ModelUnsupported(
+                f"{spec.id}: a program for ExecuTorch has matrices of 4 bits; got some of {min(odd)}, which would be "
+                "rounded to 4. Quantise without `--mixed`, or choose another engine."
+            )
     from pushkin_runtime.engines.executorch_export import export_program, write_program
 
     def linear(module: str) -> nn.Module:

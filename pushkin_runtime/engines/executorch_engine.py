@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,14 +23,13 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
-    Step,
 )
 from pushkin_runtime.engines.executorch_build import dtypes, find_program
 from pushkin_runtime.engines.executorch_cache import ExecutorchKVCache, sight
 from pushkin_runtime.engines.executorch_export import MAX_ROWS, empty_adapters
 from pushkin_runtime.engines.executorch_lora import ExecutorchLora, load_executorch_lora
 from pushkin_runtime.engines.executorch_program import ExecutorchProgram
-from pushkin_runtime.engines.host_sampler import HostSampler
+from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.torch_linear import load_embedding
 from pushkin_runtime.errors import EngineFailed
@@ -97,10 +97,10 @@ class ExecutorchEngine:
         cache.n_tokens = n_tokens
         cache.n_shared = min(cache.n_shared, n_tokens)
 
-    def decode(self, cache: KVCache, plan: DecodePlan) -> ExecutorchDecoder:
+    def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, ExecutorchKVCache)
         assert cache.n_rows == plan.n_rows
-        return ExecutorchDecoder(self, cache, plan)
+        return HostDecoder(partial(self.next_logits, cache), plan)
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, ExecutorchKVCache)
@@ -163,24 +163,3 @@ class ExecutorchEngine:
         rows = self._program.forward(inputs)
         cache.n_tokens = end
         return rows
-
-
-class ExecutorchDecoder:
-    """See `Decoder`. Works on the calling thread, nothing in flight."""
-
-    def __init__(
-        self, engine: ExecutorchEngine, cache: ExecutorchKVCache, plan: DecodePlan
-    ) -> None:
-        self._engine, self._cache = engine, cache
-        self._sampler = HostSampler(plan)
-        self._next = [plan.last_token] * plan.n_rows
-
-    def step(self) -> Step:
-        step = self._sampler.first()
-        if step is None:
-            step = self._sampler.step(self._engine.next_logits(self._cache, self._next))
-        self._next = list(step.tokens)
-        return step
-
-    def close(self) -> None:
-        """Nothing is in flight."""

@@ -39,13 +39,10 @@ from pushkin_runtime.engines.onnx_graph import (
 from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
 from pushkin_runtime.engines.onnx_weights import Checkpoint
 from pushkin_runtime.errors import EngineFailed, ModelUnsupported
-from pushkin_runtime.model_config import ModelConfig, Quantization
+from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig, Quantization
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 
-ROPE_GROW = (
-    4096  # positions a table grows by; all 131,072 of the 4B would be a quarter of a gigabyte
-)
-SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
+ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be a quarter of a gigabyte
 
 
 class OnnxEngine:

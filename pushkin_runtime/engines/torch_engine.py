@@ -32,12 +32,11 @@ from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
-from pushkin_runtime.model_config import ModelConfig
+from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig
 from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
 
 GROW = 256  # tokens a cache grows by
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be half a gigabyte
-SMALL_MODEL = 200_000_000  # parameters up to which float32 is affordable
 
 
 class TorchKVCache:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import typing_soak
+from benchmarks.harness import Daemon
 from benchmarks.typing_soak import main, slope_of
 
 
@@ -52,3 +57,20 @@ def test_seconds_of_typing_at_the_scripted_daemon_end_well(
     assert report["counts"]["wedged"] is False
     assert set(report["counts"]["keystrokes"]) <= {"ended", "left"}
     assert report["figures"]["ttft_ms"]["n"] > 5
+
+
+@pytest.mark.slow
+def test_a_daemon_that_dies_is_reported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    type_on = typing_soak._type
+
+    def killed(client: Any, daemon: Daemon, *rest: Any, **options: Any) -> None:
+        client.call("GET", "/health")
+        os.kill(daemon.pid, signal.SIGKILL)
+        type_on(client, daemon, *rest, **options)
+
+    monkeypatch.setattr(typing_soak, "_type", killed)
+
+    assert main(["--engine", "scripted", "--minutes", "0.02", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["counts"]["wedged"] is True

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from daemon.errors import InputError, RequestFailed
-from daemon.model_download import SOURCES, Hub, Progress, Source, pull
+from daemon.model_download import SOURCES, Hub, Source, pull
 
 COMMIT = "c" * 40
 FILES = {
@@ -111,20 +111,24 @@ def hub() -> Iterator[FakeHub]:
         thread.join()
 
 
-def fetch(server: FakeHub, models: Path, progress: Progress | None = None) -> Path:
+def fetch(
+    server: FakeHub, models: Path, advance: Callable[[int, int], None] = lambda *_: None
+) -> Path:
     hub = Hub(url=server.url, hosts=("127.0.0.1",), schemes=("http",))
-    return pull("model", SOURCE, models, hub, progress or Progress())
+    return pull("model", SOURCE, models, hub, advance)
 
 
 def test_a_model_is_downloaded_checked_and_only_once(hub: FakeHub, tmp_path: Path) -> None:
-    totals, done = [], []
-    folder = fetch(hub, tmp_path, Progress(totals.append, done.append))
+    told: list[tuple[int, int]] = []
+    folder = fetch(hub, tmp_path, lambda *counts: told.append(counts))
     n_asked = len(hub.asked)
 
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
     manifest = json.loads((folder / "download.json").read_text())
     assert manifest["commit"] == COMMIT
-    assert totals == [sum(done)] == [sum(map(len, FILES.values()))]
+    total = sum(map(len, FILES.values()))
+    assert told[-1] == (total, total)
+    assert told == sorted(told)
     assert all(f"/{COMMIT}/" in path or path.startswith("/cdn/") for path, _ in hub.asked)
     assert fetch(hub, tmp_path) == folder
     assert len(hub.asked) == n_asked

@@ -17,9 +17,10 @@ from pushkin_runtime.engines.executorch_cache import ExecutorchKVCache, sight
 from pushkin_runtime.engines.executorch_weights import symmetric_codes
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
 from pushkin_runtime.engines.torch_linear import StoredMatrix, dequantize
-from pushkin_runtime.errors import EngineUnavailable, ModelCorrupt
+from pushkin_runtime.errors import EngineUnavailable, ModelCorrupt, ModelUnsupported
 from pushkin_runtime.model_config import parse_config
 from pushkin_runtime.model_store import open_model
+from pushkin_runtime.quantize import Recipe, quantize_model
 from tests.pushkin_runtime.conftest import CONFIG, WINDOW
 
 
@@ -149,3 +150,16 @@ def test_without_executorch_the_engine_says_what_to_install(
             EngineChoice("executorch", "test"),
             EngineOptions(model_dir=tiny_model, cache_dir=Path("unused")),
         )
+
+
+def test_matrices_of_more_bits_are_not_rounded_to_four(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize_model(open_model(tiny_model), tmp_path / "mixed", Recipe(mixed_bits=8))
+    monkeypatch.setattr(executorch_build, "SMALL_MODEL", 1000)
+
+    with (
+        pytest.raises(ModelUnsupported, match="got some of 8, which would be rounded"),
+        find_program(open_model(tmp_path / "mixed"), tmp_path / "cache"),
+    ):
+        pass

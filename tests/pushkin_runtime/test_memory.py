@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pushkin_runtime import upkeep
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.base import EngineOptions
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
@@ -64,7 +65,7 @@ def until(is_so: Callable[[], bool]) -> None:
 def test_what_a_model_needs_is_counted_from_its_sizes(tiny_model: Path) -> None:
     from pushkin_runtime.engines.torch_engine import TorchEngine
 
-    weights, kv = needed_bytes(tiny_model, 256)
+    weights, kv = needed_bytes(tiny_model, "torch", 256)
     engine = TorchEngine(EngineOptions(model_dir=tiny_model, context_length=256))
     cache = engine.new_cache()
     cache.reserve(256)
@@ -73,15 +74,30 @@ def test_what_a_model_needs_is_counted_from_its_sizes(tiny_model: Path) -> None:
     assert kv == cache.n_bytes
 
 
+def test_a_large_model_needs_what_its_engine_makes_of_it(
+    quantized_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pushkin_runtime.engines.onnx_engine import OnnxEngine
+
+    monkeypatch.setattr(upkeep, "SMALL_MODEL", 1000)
+    weights, kv = needed_bytes(quantized_model, "onnx", 256)
+    cache = OnnxEngine(EngineOptions(model_dir=quantized_model)).new_cache()
+    cache.reserve(256)
+
+    assert kv == 2 * needed_bytes(quantized_model, "mlx", 256)[1]
+    assert kv <= cache.n_bytes < 1.1 * kv
+    assert weights > needed_bytes(quantized_model, "mlx", 256)[0]
+
+
 @pytest.mark.parametrize("is_enough", [True, False])
 def test_a_model_is_refused_one_byte_before_it_fits(tiny_model: Path, is_enough: bool) -> None:
-    needed = sum(needed_bytes(tiny_model, 0)) + MARGIN_BYTES
+    needed = sum(needed_bytes(tiny_model, "torch", 0)) + MARGIN_BYTES
     memory = FakeMemory(needed if is_enough else needed - 1)
     if is_enough:
-        check_fit(tiny_model, 0, memory)
+        check_fit(tiny_model, "torch", 0, memory)
         return
     with pytest.raises(ModelDoesNotFit, match=r"needs 25\d MB .* available"):
-        check_fit(tiny_model, 0, memory)
+        check_fit(tiny_model, "torch", 0, memory)
 
 
 def test_a_runtime_says_why_it_did_not_load(tiny_model: Path) -> None:
@@ -99,7 +115,7 @@ def test_a_runtime_says_why_it_did_not_load(tiny_model: Path) -> None:
 
 
 def test_where_nobody_knows_what_is_free_nothing_is_refused(tiny_model: Path) -> None:
-    check_fit(tiny_model, 0, FakeMemory(None))
+    check_fit(tiny_model, "torch", 0, FakeMemory(None))
 
 
 # -- pressure -----------------------------------------------------------------------------------

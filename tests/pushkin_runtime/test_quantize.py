@@ -20,7 +20,7 @@ from pushkin_runtime.affine import expand, quantize, quantize_symmetric
 from pushkin_runtime.engines import torch_linear
 from pushkin_runtime.engines.base import EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
-from pushkin_runtime.errors import InvalidRequest
+from pushkin_runtime.errors import InvalidRequest, ModelUnsupported
 from pushkin_runtime.held_out import WINDOW, held_out_loss
 from pushkin_runtime.model_config import Quantization
 from pushkin_runtime.model_store import ModelSpec, open_model
@@ -102,7 +102,7 @@ def test_the_codes_are_those_of_mx_quantize_and_of_training(
         Recipe(symmetric=True, group_size=32),
     ],
 )
-def test_both_engines_read_every_form_alike_and_it_is_near_the_source(
+def test_engines_read_every_form_alike_and_it_is_near_the_source(
     tiny_model: Path, tmp_path: Path, recipe: Recipe
 ) -> None:
     report = quantize_model(open_model(tiny_model), tmp_path / "out", recipe)
@@ -118,6 +118,11 @@ def test_both_engines_read_every_form_alike_and_it_is_near_the_source(
     assert norm(by_torch - by_mlx) / norm(by_torch) < 0.08  # MLX computes in bfloat16
     assert 0 < norm(by_torch - before) / norm(before) < (0.15 if recipe.bits == 6 else 0.6)
     assert report.n_sensitive == (4 if recipe.mixed_bits else 0)
+    if 6 in (recipe.bits, recipe.mixed_bits):
+        with pytest.raises(ModelUnsupported, match="4 and 8 bits; got some of 6"):
+            logits(tmp_path / "out", "onnx")
+    else:
+        np.testing.assert_allclose(logits(tmp_path / "out", "onnx"), by_torch, atol=2e-4)
 
 
 def test_more_bits_go_where_mlx_lm_puts_them() -> None:
