@@ -103,7 +103,8 @@ def test_unloading_gives_back_the_matrices_and_what_was_computed_under_them(
 def test_an_adapter_is_not_unloaded_under_a_running_generation(
     scripted: Callable[..., Runtime], recorder: Any
 ) -> None:
-    runtime = scripted(ScriptedEngine(endless=True))
+    permits = threading.Semaphore(20)  # enough to begin, too few to end
+    runtime = scripted(ScriptedEngine(endless=True, permits=permits))
     sink = recorder()
     handle = runtime.submit(
         GenerationRequest(
@@ -117,9 +118,12 @@ def test_an_adapter_is_not_unloaded_under_a_running_generation(
     )
     sink.until(Delta)
 
+    unloading = runtime.unload_adapter("formal")
+    permits.release(5)
     with pytest.raises(AdapterInUse, match="formal"):
-        runtime.unload_adapter("formal").result(10)
+        unloading.result(10)
     handle.cancel()
+    permits.release(1000)
     sink.finish()
     assert runtime.unload_adapter("formal").result(10).state == "on_disk"
 
