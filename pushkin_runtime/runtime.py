@@ -27,12 +27,7 @@ from pushkin_runtime.engines.registry import (
     choose_engine,
     create_engine,
 )
-from pushkin_runtime.errors import (
-    Draining,
-    EngineFailed,
-    NotReady,
-    QueueFull,
-)
+from pushkin_runtime.errors import Draining, EngineFailed, NotReady, QueueFull
 from pushkin_runtime.generate import Generation
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.inference_thread import InferenceThread, Job
