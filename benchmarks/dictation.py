@@ -1,4 +1,4 @@
-"""Dictation through the real capture path: first words, commits, finals, flicker, losses; and soaks.
+"""Dictation through the real capture path: first words, commits, finals, flicker, losses; and long dictations.
 
 With the oracle, which knows the words and their times, the figures are those of everything around the model; with the
 model (when a speech model is installed) they are the product's. Delays from a virtual microphone; see dictation_runs.py.
@@ -19,7 +19,7 @@ from audio.session import Hearing
 from audio.vad import SpeechDetector
 from benchmarks import espeak
 from benchmarks.dictation_runs import Delays, Script, dictate, make_script, measure
-from benchmarks.dictation_soak import false_words, soak
+from benchmarks.dictation_soak import soak
 from benchmarks.harness import Figure, Report, describe_machine, figure, publish, say
 from benchmarks.virtual_microphone import VirtualMicrophone, missing, virtual_microphone
 
@@ -35,9 +35,6 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2, help="times the script is spoken")
     parser.add_argument("--recognizer", choices=("both", "oracle", "model"), default="both")
     parser.add_argument("--soak-minutes", type=float, default=0.0)
-    parser.add_argument(
-        "--false-minutes", type=float, default=0.0, help="silence, hum, keyboard, music"
-    )
     arguments = parser.parse_args()
     needed = missing() + (["espeak-ng"] if espeak.is_missing() else [])
     if needed:
@@ -108,9 +105,6 @@ class _Bench:
         if arguments.soak_minutes:
             found = soak(self._microphone, self._script, self._hearing, arguments.soak_minutes)
             counts |= {f"{self._name}_soak_{name}": value for name, value in found.items()}
-        if arguments.false_minutes:
-            found = false_words(self._hearing, arguments.false_minutes)
-            counts |= {f"{self._name}_{name}": value for name, value in found.items()}
 
     def _counted(self, delays: Delays) -> dict[str, Any]:
         shown = max(1, delays.n_said)
@@ -154,13 +148,13 @@ def _recognizers(which: str, script: Script, notes: list[str]) -> Iterator[tuple
     if which != "model":
         yield "oracle", OracleRecognizer(script.words, reference=to_samples(script.pcm))
     if which != "oracle":
-        with _model(notes) as recognizer:
+        with installed_model(notes) as recognizer:
             if recognizer is not None:
                 yield "model", recognizer
 
 
 @contextmanager
-def _model(notes: list[str]) -> Iterator[Recognizer | None]:
+def installed_model(notes: list[str]) -> Iterator[Recognizer | None]:
     """The product's recogniser on the configured model, if it can hear."""
     from audio.runtime_recognizer import RuntimeRecognizer
     from daemon.config import load

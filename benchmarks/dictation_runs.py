@@ -90,13 +90,18 @@ def dictate(
     *,
     stop_after: int | None = None,
     watch: Callable[[], None] | None = None,
+    keep: type | tuple[type, ...] = object,
 ) -> Heard:
-    """Play a script into the microphone and dictate it. stop_after: press stop when this sample has been said."""
+    """Play a script into the microphone and dictate it. stop_after: press stop when this sample has been said.
+
+    keep: the kinds of event that are noted.
+    """
     heard = Heard(first_index=int(np.flatnonzero(script.pcm)[0]))
     ended = threading.Event()
 
     def take(event: DictationEvent) -> None:
-        heard.events.append((time.monotonic(), event))
+        if isinstance(event, keep):
+            heard.events.append((time.monotonic(), event))
         if isinstance(event, Ended):
             ended.set()
 
