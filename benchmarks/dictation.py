@@ -26,6 +26,7 @@ from benchmarks.virtual_microphone import VirtualMicrophone, missing, virtual_mi
 FIRST_BAR_MS = 800.0
 COMMIT_BAR_MS = 1200.0
 FINAL_BAR_MS = 400.0
+SOAK_PACES = (125, 150, 180)
 
 
 def main() -> int:
@@ -103,7 +104,8 @@ class _Bench:
                 figures[f"{self._name}_{name}"] = figure(samples, "ms", bar=bar)
         counts |= self._counted(delays)
         if arguments.soak_minutes:
-            found = soak(self._microphone, self._script, self._hearing, arguments.soak_minutes)
+            script = make_script(paces=SOAK_PACES)
+            found = soak(self._microphone, script, self._hearing, arguments.soak_minutes)
             counts |= {f"{self._name}_soak_{name}": value for name, value in found.items()}
 
     def _counted(self, delays: Delays) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,13 @@ class Script:
         return tuple(word for utterance in self.utterances for word in utterance)
 
 
-def make_script(n_texts: int = len(TEXTS)) -> Script:
-    """The texts, spoken one after another with pauses."""
+def make_script(n_texts: int = len(TEXTS), paces: Sequence[int] = (150,)) -> Script:
+    """The texts, spoken one after another with pauses, once at each pace (words a minute)."""
     gap = np.zeros(int(GAP_S * RATE), np.int16)
     parts: list[NDArray[np.int16]] = []
     utterances, at = [], 0
-    for voice, text in TEXTS[:n_texts]:
-        spoken: Spoken = speak(text, voice=voice)
+    for pace, (voice, text) in product(paces, TEXTS[:n_texts]):
+        spoken: Spoken = speak(text, voice=voice, words_per_minute=pace)
         utterances.append(tuple(TimedWord(w.text, at + w.start, at + w.end) for w in spoken.words))
         parts += [spoken.pcm, gap]
         at += len(spoken.pcm) + len(gap)
