@@ -216,6 +216,29 @@ def _breath(rng: np.random.Generator, n: int) -> Sound:
     return sound
 
 
+def _coughs(rng: np.random.Generator, n: int) -> Sound:
+    """Coughs, laughter, throats cleared: short blows of air and voice through the mouth of one vowel."""
+    sound, at = np.zeros(n), 0
+    while at < n:
+        vowel, home = _FORMANTS[int(rng.integers(len(_FORMANTS)))], rng.uniform(90, 350)
+        voiced, beat = rng.uniform(0, 1), rng.uniform(0.12, 0.4)
+        for _ in range(int(rng.integers(1, 9))):
+            length = int(beat * rng.uniform(0.4, 0.9) * RATE)
+            times = np.arange(length) / RATE
+            tone = signal.sawtooth(2 * np.pi * home * rng.uniform(0.9, 1.1) * times)
+            source = voiced * tone + (1 - voiced) * rng.standard_normal(length)
+            blow = np.zeros(length)
+            for formant in vowel:
+                b, a = signal.iirpeak(min(7000.0, formant * rng.uniform(0.95, 1.05)), 5, fs=RATE)
+                blow += signal.lfilter(b, a, source)
+            _add(
+                sound, at, blow * np.minimum(1, times / 0.01) * np.exp(-times * rng.uniform(4, 20))
+            )
+            at += int(beat * RATE)
+        at += int(rng.exponential(1.5) * RATE)
+    return _echoing(rng, sound)
+
+
 def _knocks(rng: np.random.Generator, n: int) -> Sound:
     """Doors, steps, cups, things put down."""
     sound, at = np.zeros(n), 0.0
@@ -267,6 +290,7 @@ MORE_SOUNDS: dict[str, Make] = {
     "drums": _drums,
     "humming": _humming,
     "breath": _breath,
+    "coughs": _coughs,
     "knocks": _knocks,
     "applause": _applause,
     "signals": _signals,
