@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from audio.pcm import Samples
+from audio.phrase_match import PhraseMatch
 from pushkin_runtime.speech_types import SpokenWord
 
 Kind = Literal["dict", "cmd", "none"]
@@ -40,6 +41,7 @@ class Hypothesis:
     """What was heard. p_command: the probability the model gave to its being a command.
 
     words: those of `text` with their samples since the audio of the pass began; None from a model that does not time them.
+    phrase: which spoken command the whole utterance is likest; None from a model that cannot tell.
     """
 
     kind: Kind
@@ -47,6 +49,7 @@ class Hypothesis:
     p_command: float
     n_tokens: int
     words: tuple[SpokenWord, ...] | None = None
+    phrase: PhraseMatch | None = None
 
 
 class Recognizer(Protocol):

@@ -11,7 +11,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from audio.command_phrases import closed_phrases
 from audio.pcm import SAMPLE_RATE
+from audio.phrase_match import Phrasebooks, PhraseMatch
 from audio.recognizer import Hypothesis, Recognition
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
@@ -30,6 +32,7 @@ T = TypeVar("T")
 _LOOK_S = 0.05
 _DEADLINE_S = 60.0
 _LOAD_S = 120.0
+_MAX_PHRASE_S = 6.0  # what takes longer to say is no command
 _TAIL = np.zeros(int(0.3 * SAMPLE_RATE), np.float32)  # of silence, or the last word is cut off
 
 
@@ -54,6 +57,7 @@ class RuntimeRecognizer:
 
     def __init__(self, runtime: SpeechRuntime) -> None:
         self._runtime = runtime
+        self._books = Phrasebooks(closed_phrases())
 
     def prepare(self) -> SpeechInfo:
         """Load the speech model. Raises NotReady, CapabilityMissing when none is installed, ModelError."""
@@ -72,7 +76,14 @@ class RuntimeRecognizer:
             p_command=result.speech.probabilities[1],
             n_tokens=result.usage.completion_tokens,
             words=None if rows is None else rows.words,
+            phrase=None if rows is None else self._phrase(rows, wanted.languages),
         )
+
+    def _phrase(self, rows: SpeechRows, languages: tuple[str, ...]) -> PhraseMatch | None:
+        """The likeliest spoken command, on the calling thread: a few milliseconds for a second of speech."""
+        if rows.scores is None or rows.n_samples > _MAX_PHRASE_S * SAMPLE_RATE:
+            return None
+        return self._books.match(rows.pieces, rows.scores, languages)
 
     def _decoded(
         self, wanted: Recognition, rows: SpeechRows, is_cancelled: Callable[[], bool]

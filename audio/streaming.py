@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from audio.agreement import Agreement, Committed
 from audio.commands import may_become_command
-from audio.decisions import Decider
+from audio.decisions import MAY_BECOME_AT, Decider
 from audio.events import DictationEvent, Failed, Final, Partial, Voice, utf16_length
 from audio.pcm import SAMPLE_RATE, Samples
 from audio.recognizer import Hypothesis, Recognition
@@ -212,8 +212,9 @@ class Streaming:
     def _screened(self, done: Pass, hypothesis: Hypothesis) -> Hypothesis | None:
         """The hypothesis as far as it is believed; None to run the pass again without context."""
         text, kind = hypothesis.text, hypothesis.kind
+        nothing = replace(hypothesis, kind="none", text="", n_tokens=0, phrase=None)
         if kind == "none" or not text.strip():
-            return Hypothesis(kind="none", text="", p_command=hypothesis.p_command, n_tokens=0)
+            return nothing
         if done.wanted.before and is_echo(text, done.wanted.before):
             self.counts.n_echoes += 1
             done.heard.use_context = False
@@ -221,12 +222,10 @@ class Streaming:
             return None
         if is_too_fast(text, done.heard.utterance.speech_s):
             self.counts.n_shed += 1
-            return Hypothesis(kind="none", text="", p_command=hypothesis.p_command, n_tokens=0)
+            return nothing
         kept = without_loops(text)
         self.counts.n_shed += kept != text
-        return Hypothesis(
-            kind=kind, text=kept, p_command=hypothesis.p_command, n_tokens=hypothesis.n_tokens
-        )
+        return replace(hypothesis, text=kept)
 
     def _preview(self, heard: _Heard, found: Hypothesis, done: Pass) -> None:
         if found.kind == "none":
@@ -259,7 +258,9 @@ class Streaming:
             return False
         if self._options.mode == "command" or found.kind == "cmd":
             return True
-        return heard.utterance.pause_before_s >= 0.3 and may_become_command(found.text)
+        phrase = found.phrase
+        may_be = phrase is not None and phrase.so_far <= MAY_BECOME_AT
+        return heard.utterance.pause_before_s >= 0.3 and (may_be or may_become_command(found.text))
 
     def _close(self, utterance: Utterance) -> None:
         heard = self._current

@@ -10,12 +10,13 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, cycle, islice, product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from audio.command_phrases import closed_phrases
 from audio.commands import Command, parse
 from training.speech_phrases import EVERYDAY, NEAR_MISSES, expand
 from training.speech_synthesis import Room, speak
@@ -41,139 +42,28 @@ class Said:
 
 def commands(language: str) -> list[str]:
     """Every way to ask that is measured, in a fixed order; each is in the grammar."""
-    return [*dict.fromkeys(words(text) for text in (_en() if language == "en" else _ru()))]
+    old, new, patterns = _REPLACED[language]
+    replaced = [p.format(a, b) for p, a, b in product(patterns, old, new)]
+    return [*closed_phrases()[language], *replaced]
 
 
-def _en() -> Iterator[str]:
-    thing = "that", "it"
-    yield from (
-        "scratch that",
-        "strike that",
-        "scratch that please",
-        "undo",
-        "undo that",
-        "undo it",
-        "please undo that",
-    )
-    yield from (f"{verb} {what}" for verb, what in product(("delete", "remove", "erase"), thing))
-    yield from (f"undo the last {what}" for what in ("edit", "change", "command"))
-    yield from (
-        f"stop {what}"
-        for what in ("listening", "dictation", "dictating", "recording", "listening please")
-    )
-    for what in ("listening", "dictation", "the microphone", "the mic"):
-        yield from (f"turn off {what}", f"turn {what} off")
-    yield from (
-        "new paragraph",
-        "start a new paragraph",
-        "begin a new paragraph",
-        "new line",
-        "next line",
-        "start a new line",
-    )
-    yield from (
-        "new paragraph please",
-        "comma",
-        "period",
-        "full stop",
-        "question mark",
-        "exclamation mark",
-        "exclamation point",
-    )
-    yield from ("colon", "semicolon", "ellipsis", "dash")
-    which = "the last", "last", "the previous", "that", "this"
-    units = "word", "sentence", "paragraph", "line"
-    yield from (f"{v} {w} {u}" for v, w, u in product(("delete", "remove", "erase"), which, units))
-    counted = product(
-        ("delete", "remove"), ("two", "three", "four", "five"), ("words", "sentences", "lines")
-    )
-    yield from (f"{v} the last {n} {u}" for v, n, u in counted)
-    part = (
-        "first half",
-        "second half",
-        "last sentence",
-        "first sentence",
-        "last two words",
-        "first three sentences",
-    )
-    verbs = "transcribe only", "write only", "write down only", "type only", "transcribe"
-    for verb, target in product(verbs, part):
-        yield from (f"{verb} the {target}", f"{verb} the {target} and then stop listening")
-    yield from (f"write everything but the {target}" for target in part[2:])
-    old, new = ("river", "letter", "captain", "morning"), ("garden", "doctor", "evening", "window")
-    yield from (f"replace {a} with {b}" for a, b in product(old, new))
-    yield from (f"change the word {a} to {b}" for a, b in product(old, new))
+def is_closed(text: str) -> bool:
+    """Whether a command has no words of the user's own."""
+    return any(text in phrases for phrases in closed_phrases().values())
 
 
-def _ru() -> Iterator[str]:
-    yield from (
-        "вычеркни это",
-        "зачеркни это",
-        "отставить",
-        "удали это",
-        "сотри это",
-        "убери это",
-        "пожалуйста удали это",
-    )
-    yield from (
-        "отмени",
-        "отмени это",
-        "отмени последнее",
-        "отмени последнюю правку",
-        "отмени последнюю команду",
-        "верни как было",
-    )
-    yield from (f"{v} слушать" for v in ("перестань", "хватит", "прекрати", "кончай"))
-    yield from (
-        f"{v} {w}" for v, w in product(("выключи", "отключи"), ("микрофон", "диктовку", "запись"))
-    )
-    yield from (
-        f"{v} {w}" for v, w in product(("останови", "заверши", "закончи"), ("диктовку", "запись"))
-    )
-    yield from (
-        "стоп диктовка",
-        "новый абзац",
-        "с нового абзаца",
-        "новая строка",
-        "следующая строка",
-        "с новой строки",
-    )
-    yield from (
-        "новый абзац пожалуйста",
-        "запятая",
-        "точка",
-        "вопросительный знак",
-        "восклицательный знак",
-        "двоеточие",
-    )
-    yield from ("точка с запятой", "многоточие", "тире")
-    things = (
-        "последнее слово", "это слово", "предыдущее слово", "последнее предложение", "это предложение", "предыдущее предложение",
-        "последний абзац", "этот абзац", "предыдущий абзац", "последнюю строку", "эту строку", "предыдущую строку",
-        "последнюю фразу", "эту фразу", "последние два слова", "последние три слова", "последние четыре слова", "последние два предложения",
-        "последние три предложения", "последние пять слов", "последние две строки",
-    )  # fmt: skip
-    yield from (f"{v} {w}" for v, w in product(("удали", "сотри", "убери"), things))
-    part = (
-        "первую половину",
-        "вторую половину",
-        "последнее предложение",
-        "первое предложение",
-        "последние два слова",
-    )
-    for verb, target in product(
-        ("запиши только", "напиши только", "расшифруй", "печатай только", "запиши"), part
-    ):
-        yield from (f"{verb} {target}", f"{verb} {target} и перестань слушать")
-    yield from (
-        f"запиши все кроме {w}"
-        for w in ("последнего предложения", "первого предложения", "последнего слова")
-    )
-    old, new = ("река", "письмо", "капитан", "утро"), ("сад", "доктор", "вечер", "окно")
-    yield from (f"замени {a} на {b}" for a, b in product(old, new))
-    yield from (f"замени слово {a} на {b}" for a, b in product(old, new))
-
-
+_REPLACED = {
+    "en": (
+        ("river", "letter", "captain", "morning"),
+        ("garden", "doctor", "evening", "window"),
+        ("replace {} with {}", "change the word {} to {}"),
+    ),
+    "ru": (
+        ("река", "письмо", "капитан", "утро"),
+        ("сад", "доктор", "вечер", "окно"),
+        ("замени {} на {}", "замени слово {} на {}"),
+    ),
+}
 _FRAMES = {
     "en": (
         "he told me to {}", "{} is what she said", "never say {} in here", "i would {} if i could", "{} and go home",
@@ -189,12 +79,18 @@ _FRAMES = {
 
 
 def texts(language: str, role: Role, which: Set, n: int) -> list[str]:
-    """`n` texts of a set; commands are repeated when there are fewer, everything else is not."""
+    """`n` texts of a set. Of commands as many of each kind (delete, undo, …), so short lists come round again."""
     rng = random.Random(f"{language}:{role}:{which}")
     if role == "command":
-        own = [text for text in commands(language) if _set_of(text) == which]
-        rng.shuffle(own)
-        return (own * (n // len(own) + 1))[:n]
+        kinds: dict[str, list[str]] = {}
+        for text in commands(language):
+            meaning = parse(text)
+            if _set_of(text) == which and isinstance(meaning, Command):
+                kinds.setdefault(meaning.name, []).append(text)
+        for own in kinds.values():
+            rng.shuffle(own)
+        turns = zip(*(cycle(own) for own in kinds.values()), strict=True)
+        return [*islice(chain.from_iterable(turns), n)]
     found: dict[str, None] = {}
     while len(found) < n:
         text = words(_not_asked(language, role, rng))

@@ -20,7 +20,7 @@ from pushkin_runtime.speech_model import (
     HeardToken,
     Projector,
     compressed,
-    labels_of,
+    scores_of,
     stack,
     transcript,
     whole_rows,
@@ -40,6 +40,7 @@ class SpeechModel:
     projector: Projector
     base_digest: str
     tokenizer: TextTokenizer
+    pieces: tuple[str, ...]
 
     def encode(self, samples: FloatArray) -> Generator[bool, None, SpeechRows]:
         """Do one utterance, a layer a unit; work is proportional to its length, nothing is padded to 30 s.
@@ -58,7 +59,12 @@ class SpeechModel:
         every = self.encoder.project(stack(states, self.projector.n_stack))
         rows = compressed(every, self.projector)
         pieces = self.projector.pieces
-        heard = None if pieces is None else transcript(labels_of(every, self.projector), pieces)
+        scores = None if pieces is None else scores_of(every, self.projector)
+        heard = (
+            None
+            if pieces is None or scores is None
+            else transcript(np.asarray(scores.argmax(1), dtype=np.int64), pieces)
+        )
         step = self.projector.samples_per_row
         digest = hashlib.sha256(rows.tobytes()).digest()
         return SpeechRows(
@@ -70,6 +76,8 @@ class SpeechModel:
             words=None
             if heard is None
             else spoken_words(self.tokenizer, heard, step, len(samples)),
+            scores=scores,
+            pieces=self.pieces,
         )
 
 
@@ -140,7 +148,11 @@ def load_speech_model(engine: Engine, files: SpeechFiles) -> SpeechModel:
         max_samples=files.config.max_samples,
         n_bytes=n_bytes,
     )
-    return SpeechModel(info, encoder, files.projector, files.base_digest, engine.tokenizer)
+    pieces = tuple(
+        engine.tokenizer.token_bytes(token).decode(errors="replace")
+        for token in files.projector.pieces or ()
+    )
+    return SpeechModel(info, encoder, files.projector, files.base_digest, engine.tokenizer, pieces)
 
 
 def checked_samples(samples: NDArray[np.float32]) -> FloatArray:

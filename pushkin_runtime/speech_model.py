@@ -129,9 +129,15 @@ def _stretches(labels: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise(edges)) if len(labels) else []
 
 
+def scores_of(rows: FloatArray, projector: Projector) -> FloatArray:
+    """Return (n, 1 + n_pieces): how well each row says silence and each piece."""
+    scores: FloatArray = rows @ projector.heard.T + projector.heard_bias
+    return scores
+
+
 def labels_of(rows: FloatArray, projector: Projector) -> NDArray[np.int64]:
     """Return what each row says: 0 for silence, else a piece, counted from 1."""
-    return np.asarray((rows @ projector.heard.T + projector.heard_bias).argmax(1), dtype=np.int64)
+    return np.asarray(scores_of(rows, projector).argmax(1), dtype=np.int64)
 
 
 def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[HeardToken, ...]:

@@ -29,6 +29,8 @@ class SpeechRows:
     the model they are for. token: stands for each row in records; negative, and equal only for equal rows.
     heard: the tokens that the projector itself reads, for a speech model whose transcripts are these; the model then
     only says what kind of utterance it is. None: the model writes the transcript. words: the same tokens as words, timed.
+    scores: (n, 1 + len(pieces)) float32, what every row of the projector says, before compression: silence first, then the
+    pieces, a space before those that begin a word; log-probabilities up to a constant for each row.
     """
 
     rows: NDArray[np.float32]
@@ -37,6 +39,8 @@ class SpeechRows:
     token: int
     heard: tuple[int, ...] | None = None
     words: tuple[SpokenWord, ...] | None = None
+    scores: NDArray[np.float32] | None = None
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
