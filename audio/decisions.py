@@ -1,8 +1,8 @@
 """Text or command: who decides, what is written, and what is kept back.
 
-A command needs the grammar (the words as they were read, or a phrase that the whole utterance sounds like), no objection of the
-model's first token, an utterance between pauses, and a text it can be done to. With less certainty it is written as text and offered as a command. A selection ("only the first half") is honoured before
-any of its text leaves the session.
+A command needs the grammar (the words as they were read, or a phrase that the whole utterance sounds like), no objection of
+the model's first token, an utterance between pauses, and a text it can be done to. With less certainty it is written as text
+and offered as a command. A selection ("only the first half") is honoured before any of its text leaves the session.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from audio.recognizer import Hypothesis, Kind
 from audio.segmenter import Utterance
 from audio.words import pieces
 
-# Calibrated on synthetic voices and phrases apart from those the card's figures are of; see the card of the audio adapter.
-DO_AT, OFFER_AT = 0.07, 0.03  # of the model's first token, which so far only objects
+# Calibrated for the shipped speech model on voices and phrases that its card's figures are not of; the card says how.
+DO_AT, OFFER_AT = 0.07, 0.03  # of the model's first token, which so far can only object
 DO_WITHIN = PhraseLimits(per_piece=3.5, edge=10.0, peak=32.0, ahead=3.0)
 OFFER_WITHIN = PhraseLimits(per_piece=5.0, edge=16.0, peak=40.0, ahead=0.0)
-MAY_BECOME_AT = 4.5
+MAY_BECOME_AT = 4.5  # loss a piece with which the beginning of an utterance is still held back
 SELECTION_PAUSE_S = 2.0
 _MAX_OFFERS = 16
 

@@ -212,7 +212,7 @@ class Streaming:
     def _screened(self, done: Pass, hypothesis: Hypothesis) -> Hypothesis | None:
         """The hypothesis as far as it is believed; None to run the pass again without context."""
         text, kind = hypothesis.text, hypothesis.kind
-        nothing = replace(hypothesis, kind="none", text="", n_tokens=0, phrase=None)
+        nothing = replace(hypothesis, kind="none", text="", n_tokens=0, words=None, phrase=None)
         if kind == "none" or not text.strip():
             return nothing
         if done.wanted.before and is_echo(text, done.wanted.before):
@@ -225,7 +225,7 @@ class Streaming:
             return nothing
         kept = without_loops(text)
         self.counts.n_shed += kept != text
-        return replace(hypothesis, text=kept)
+        return replace(hypothesis, text=kept, words=None)
 
     def _preview(self, heard: _Heard, found: Hypothesis, done: Pass) -> None:
         if found.kind == "none":

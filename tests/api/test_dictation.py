@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.schemas import MAX_TEXT_CHARS
+from audio.decisions import DO_AT, OFFER_AT
 from audio.errors import SpeechUnavailable
 from audio.pcm import SAMPLE_RATE, to_pcm, to_samples
 from benchmarks import espeak
@@ -259,7 +260,7 @@ def test_a_command_tells_its_edit_in_utf16_and_confirm_does_an_offered_one(daemo
     assert text_of(events) == ""
 
     with (
-        served(daemon.runtime, oracle(asked, p_command=0.6)) as unsure,
+        served(daemon.runtime, oracle(asked, p_command=(DO_AT + OFFER_AT) / 2)) as unsure,
         unsure.connect() as client,
     ):
         start(client, before="ran away")

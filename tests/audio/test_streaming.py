@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audio.decisions import Decider
+from audio.decisions import DO_AT, DO_WITHIN, MAY_BECOME_AT, OFFER_AT, OFFER_WITHIN, Decider
 from audio.events import CommandHeard, Commit, DictationEvent, Failed, Final, Partial
 from audio.oracle import OracleRecognizer, TimedWord
 from audio.pcm import SAMPLE_RATE
+from audio.phrase_match import PhraseLimits, PhraseMatch
 from audio.recognizer import Hypothesis, Recognition
 from audio.streaming import Mode, Pass, Streaming, StreamingOptions
 from audio.vad import FRAME, FRAME_S
@@ -174,7 +175,7 @@ def test_a_command_is_done_and_none_of_it_is_written() -> None:
 
 
 def test_a_command_that_the_model_calls_text_is_text() -> None:
-    words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=0.1)]
+    words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=OFFER_AT / 2)]
     run = Run(words).play()
 
     assert run.of(CommandHeard) == []
@@ -182,7 +183,8 @@ def test_a_command_that_the_model_calls_text_is_text() -> None:
 
 
 def test_between_the_two_it_is_text_offered_as_a_command_and_confirming_does_it() -> None:
-    words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=0.7)]
+    unsure = (DO_AT + OFFER_AT) / 2
+    words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=unsure)]
     run = Run(words).play()
 
     (offer,) = run.of(CommandHeard)
@@ -291,3 +293,55 @@ def test_a_pass_that_breaks_ends_its_utterance_and_not_the_session() -> None:
 
     assert len(run.of(Failed)) >= 1
     assert run.text.split()[-2:] == ["four", "five"]
+
+
+class Sounds:
+    """Reads letters that are no words of any grammar, and knows how much the utterance sounds like a phrase."""
+
+    def __init__(self, phrase: str, limits: PhraseLimits, so_far: float = 0.0) -> None:
+        self._match = PhraseMatch(
+            text=phrase,
+            per_piece=limits.per_piece,
+            edge=limits.edge,
+            peak=limits.peak,
+            loss=20.0,
+            ahead=limits.ahead,
+            so_far=so_far,
+        )
+
+    def recognize(self, wanted, is_cancelled) -> Hypothesis:
+        text = "delte the laast worde in"
+        return Hypothesis(kind="dict", text=text, p_command=DO_AT, n_tokens=5, phrase=self._match)
+
+
+def sounding(limits: PhraseLimits, so_far: float = 0.0, **options) -> Run:
+    """An utterance that is misread, with this much loss against "delete the last word"."""
+    sounds = Sounds("delete the last word", limits, so_far)
+    run = Run(say("delete the last word", 1.0), before="hello big world", recognizer=sounds)
+    return replace(run, **options).play()
+
+
+def test_a_misread_command_is_done_by_its_sound_and_none_of_it_is_written() -> None:
+    run = sounding(DO_WITHIN)
+    (command,) = run.of(CommandHeard)
+    assert (command.name, command.needs_confirmation) == ("delete", False)
+    assert run.text == ""
+    assert run.decider.before == "hello big"
+
+
+def test_what_sounds_less_like_it_is_written_and_offered_and_still_less_is_text() -> None:
+    offered = sounding(OFFER_WITHIN)
+    (offer,) = offered.of(CommandHeard)
+    assert offer.needs_confirmation
+    assert offered.text == " delte the laast worde in"
+
+    beyond = replace(OFFER_WITHIN, edge=OFFER_WITHIN.edge + 1)
+    assert sounding(beyond).of(CommandHeard) == []
+
+
+def test_words_that_can_no_longer_become_a_command_are_committed_at_once() -> None:
+    held, free = (sounding(DO_WITHIN, so_far=at) for at in (MAY_BECOME_AT, MAY_BECOME_AT + 1))
+    assert held.of(Commit) == []
+    assert free.when(Commit)[0] < 2.2  # while it is being said
+    assert free.of(CommandHeard) == []  # what has been written is text
+    assert sounding(DO_WITHIN, mode="dictate").text == " delte the laast worde in"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,11 @@ def test_a_speech_model_may_write_itself(
     assert speech.words is not None
     said = runtime.tokenizer().decode(speech.heard)
     assert [word.text for word in speech.words] == said.split()
+    assert speech.scores is not None
+    assert speech.scores.shape[1] == 1 + len(speech.pieces) == 1 + len(pieces)
+    best = [0, *speech.scores.argmax(1)]
+    heard = [speech.pieces[b - 1] for a, b in pairwise(best) if b and b != a]
+    assert "".join(heard).split() == said.split()
     result = generate(runtime, task="dictate", text="", speech=speech).result
     assert result.speech is not None
     assert result.choices[0].text == ("" if result.speech.kind == "none" else said)

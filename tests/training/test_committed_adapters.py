@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 
 from adapters.registry import open_adapter
+from audio.command_phrases import closed_phrases
+from audio.phrase_match import Phrasebook
 from pushkin_runtime.model_store import base_model, open_model
+from pushkin_runtime.speech_folder import read_projector
 from pushkin_runtime.tokenizer import TextTokenizer
 from training.evaluate_task import completion_scores, greedy
 from training.lora_model import attach_adapter, load_base
+from training.speech_examples import Pieces
 from training.task_examples import Caret, Pair, TaskExample, continuation_example, rephrase_example
 
 # PEFT 0.21 still asks transformers for the old name of activation checkpointing.
@@ -79,3 +84,21 @@ def test_continue_moves_the_base_and_only_a_little(text_tokenizer: TextTokenizer
     made = (continuation_example(text_tokenizer, caret, 64) for caret in carets)
     examples = [example for example in made if example is not None]
     assert 0.0 < abs(_gain(_adapted("continue"), examples)) < 0.1
+
+
+def test_spoken_commands_are_spelled_in_serving_as_transcripts_were_in_training() -> None:
+    """Scores that say just the pieces training would have taught are no loss at all for the phrase."""
+    path = BASE / "tokenizer.json"
+    tokenizer = TextTokenizer(path, 1 << 20)
+    spelling = Pieces(tokenizer, path)
+    ids = read_projector(ROOT / "dictate").pieces
+    assert ids is not None
+    pieces = tuple(tokenizer.token_bytes(token).decode() for token in ids)
+    for phrases in closed_phrases().values():
+        for phrase, meaning in phrases.items():
+            said = [ids.index(piece) + 1 for piece in spelling.encode(phrase)]
+            scores = np.zeros((2 * len(said) + 1, 1 + len(pieces)), np.float32)
+            scores[np.arange(len(scores)), [s for p in said for s in (0, p)] + [0]] = 9.0
+            match = Phrasebook(pieces, {phrase: meaning}).match(scores)
+            assert match is not None
+            assert match.loss == 0.0, phrase
