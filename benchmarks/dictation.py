@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ FIRST_BAR_MS = 800.0
 COMMIT_BAR_MS = 1200.0
 FINAL_BAR_MS = 400.0
 SOAK_PACES = (125, 150, 180)
+SOAK_FLAGS = {"runtime.kv_budget_mb": 16}  # the least there is: full within the warm-up
 
 
 def main() -> int:
@@ -45,8 +46,9 @@ def main() -> int:
     counts: dict[str, Any] = {}
     notes: list[str] = []
     script = make_script()
+    flags = SOAK_FLAGS if arguments.soak_minutes else {}
     with virtual_microphone() as microphone:
-        for name, recognizer in _recognizers(arguments.recognizer, script, notes):
+        for name, recognizer in _recognizers(arguments.recognizer, script, notes, flags):
             bench = _Bench(name, Hearing(SpeechDetector(), recognizer), microphone, script)
             bench.run(arguments, figures, counts)
         if arguments.recognizer != "model":
@@ -147,24 +149,28 @@ def _at_twice_the_load(
     counts["double_load_words_right"] = delays.n_right
 
 
-def _recognizers(which: str, script: Script, notes: list[str]) -> Iterator[tuple[str, Recognizer]]:
+def _recognizers(
+    which: str, script: Script, notes: list[str], flags: Mapping[str, object]
+) -> Iterator[tuple[str, Recognizer]]:
     if which != "model":
         yield "oracle", OracleRecognizer(script.words, reference=to_samples(script.pcm))
     if which != "oracle":
-        with installed_model(notes) as recognizer:
+        with installed_model(notes, flags) as recognizer:
             if recognizer is not None:
                 yield "model", recognizer
 
 
 @contextmanager
-def installed_model(notes: list[str]) -> Iterator[Recognizer | None]:
-    """The product's recogniser on the configured model, if it can hear."""
+def installed_model(
+    notes: list[str], flags: Mapping[str, object] | None = None
+) -> Iterator[Recognizer | None]:
+    """The product's recogniser on the configured model, if it can hear. flags: of the configuration, by section.key."""
     from audio.runtime_recognizer import RuntimeRecognizer
     from daemon.config import load
     from daemon.lifecycle import build_runtime
     from pushkin_runtime.errors import RuntimeFault
 
-    runtime = build_runtime(load())
+    runtime = build_runtime(load(flags))
     runtime.start()
     try:
         recognizer = RuntimeRecognizer(_loaded(runtime))
