@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -40,18 +42,15 @@ def hearing(kind: str, text: str = "") -> Hearing:
 
 
 @pytest.mark.parametrize("kind", [*SOUNDS, *MORE_SOUNDS])
-def test_a_seed_makes_a_sound_again_and_no_stretch_of_it_comes_twice(kind: str) -> None:
-    first, again, other = (np.concatenate([*sound_of(kind, 40, seed)]) for seed in (1, 1, 2))
+def test_a_seed_makes_a_sound_again_and_no_two_stretches_of_it_are_alike(kind: str) -> None:
+    first, again, other = ([*sound_of(kind, 20, seed)] for seed in (1, 1, 2))
 
-    assert np.array_equal(first, again)
-    assert len(first) == len(other) == 40 * RATE
-    assert np.isfinite(first).all()
-    assert 1e-4 < np.abs(first).max() <= 1.2
-    window = first[RATE : 2 * RATE]
-    for sound, start in ((first, 3 * RATE), (other, 0)):
-        rest = sound[start:]
-        likeness = np.abs(np.fft.irfft(np.fft.rfft(rest) * np.conj(np.fft.rfft(window, len(rest)))))
-        assert likeness.max() < 0.95 * np.square(window).sum() + 1e-6 or kind in ("hum", "signals")
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert sum(map(len, first)) == sum(map(len, other)) == 20 * RATE
+    assert all(np.isfinite(part).all() and 1e-4 < np.abs(part).max() <= 1.2 for part in first)
+    for a, b in combinations([*first, *other], 2):
+        n = min(len(a), len(b))
+        assert abs(np.corrcoef(a[:n], b[:n])[0, 1]) < 0.95
 
 
 def test_a_lockstep_dictation_hears_every_word_and_the_same_way_twice(spoken) -> None:
