@@ -1,9 +1,9 @@
 """Commands told from text by the whole product: how often rightly, in both languages, and which part of it decided.
 
 `python -m benchmarks.command_decisions` speaks commands, sentences that nearly are some and everyday sentences in synthetic voices that were
-never trained on, each between pauses, and dictates them with the installed speech model, previews and all (see
-`dictation_lockstep`). `--dictation N` adds N everyday sentences with one pass each, which is where a command could only be found, never
-lost. Synthetic voices prove the decision; they prove nothing about how well people are understood.
+never trained on, each between pauses, and dictates them with the installed speech model (see `dictation_lockstep`): commands
+with previews, where one may be lost to an early commit, and everything else with one pass, where a command can only be found. Synthetic
+voices prove the decision; they prove nothing about how well people are understood.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _outcomes(hearing: Hearing, arguments: argparse.Namespace) -> Iterator[Outco
         for role, n in wanted:
             sentences = texts(language, role, which, n)
             for said in say_all(language, role, which, sentences):
-                yield outcome_of(hearing, said, previews=role != "dictation")
+                yield outcome_of(hearing, said, previews=role == "command")
             if n:
                 say(f"{language}: {n} of {role}")
 
