@@ -269,7 +269,8 @@ def _signals(rng: np.random.Generator, n: int) -> Sound:
     pitch = np.where(trill, base, other) if rng.random() < 0.5 else np.full(n, base)
     if rng.random() < 0.3:
         pitch = base * (1 + 0.4 * np.sin(2 * np.pi * rng.uniform(0.2, 3) * times))
-    return gate * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)
+    sounded: Sound = gate * np.sin(2 * np.pi * np.cumsum(pitch) / RATE)
+    return sounded
 
 
 def _weather(rng: np.random.Generator, n: int) -> Sound:
