@@ -4,6 +4,8 @@ Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–s
 stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint
 (and with `--end-in-steps` to end the decay sooner or later than planned). Where time is what is
 given, `--max-minutes` ends the stable phase and `--decay-minutes` plans the decay by the speed so far.
+A run in a new `--out` may `--start` from the weights of another; `--unlikelihood` is the last such one,
+which unlearns the loops of greedy decoding (`training.unlikelihood`).
 Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
 """
 
@@ -35,6 +37,7 @@ from training.presets import PRESETS
 from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
 from training.tokenizer import TOKENIZER_FILES
+from training.unlikelihood import LENGTH, continued_greedily, opening_rows, repeated_tokens
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class RunSettings:
     precision: str = "no"  # accelerate's names: no or bf16
     compiled: bool = False
     quantized: bool = False
+    start: Path | None = None
+    unlikelihood: float = 0.0  # weight of that loss beside a weight of 1 for the corpus
+    continuations: int = 16  # of the model's own a step, over all processes
     max_minutes: float = 0.0
     save_every: int = 200
     keep: int = 2
@@ -76,11 +82,12 @@ class Trainer:
 def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
     """Build or restore a run. A run in `settings.out` is continued, with its own step count."""
     accelerator = Accelerator(mixed_precision=settings.precision)
-    if settings.rows_per_step % accelerator.num_processes:
-        raise ValueError(
-            f"rows_per_step {settings.rows_per_step} cannot be shared by "
-            f"{accelerator.num_processes} processes: choose a multiple"
-        )
+    for name in ("rows_per_step", "continuations"):
+        if getattr(settings, name) % accelerator.num_processes:
+            raise ValueError(
+                f"{name} {getattr(settings, name)} cannot be shared by "
+                f"{accelerator.num_processes} processes: choose a multiple"
+            )
     torch.manual_seed(settings.seed)
     model = Gemma3ForCausalLM(PRESETS[settings.preset].config())
     model.config._attn_implementation = "sdpa"
@@ -90,9 +97,11 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     found = checkpoint.latest(settings.out)
     if found is not None:
         state = checkpoint.load(found, model, optimizers)
+    elif settings.start is not None:
+        checkpoint.load_start(settings.start, model)
     loss = accelerator.prepare(RowLoss(model, settings.compiled))
     order = load_order(settings.shards, settings.seed)
-    row_length = order.tables[0].shape[1] - 1
+    row_length = order.row_length
     if row_length % settings.seq_len or settings.microbatch_rows < 1:
         raise ValueError(
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
@@ -129,10 +138,19 @@ def replan_decay(state: TrainState, steps_left: int) -> TrainState:
     )
 
 
+@dataclass(frozen=True)
+class StepFigures:
+    """Of one update, over all processes: mean loss (nats a token), gradient norm, `Metrics.repeated`."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    repeated: Tensor | None
+
+
 def train_step(
     trainer: Trainer, state: TrainState, factor: float
-) -> tuple[TrainState, Tensor, Tensor]:
-    """One optimiser update; the new state, mean loss (nats a token) and gradient norm."""
+) -> tuple[TrainState, StepFigures]:
+    """One optimiser update; the new state and what it measured."""
     settings, accelerator = trainer.settings, trainer.accelerator
     n_own = settings.rows_per_step // accelerator.num_processes
     first = state.position + n_own * accelerator.process_index
@@ -143,6 +161,7 @@ def train_step(
     n_sequences = settings.microbatch_rows * (rows.shape[1] - 1) // settings.seq_len
     n_targets = targets.numel()
     total = torch.zeros((), device=accelerator.device)
+    repeated = None
     trainer.loss.train()
     with quantized_weights(trainer.model, settings.quantized):
         for start in range(0, len(inputs), n_sequences):
@@ -150,6 +169,8 @@ def train_step(
             loss = trainer.loss(inputs[part], targets[part]) / n_targets
             accelerator.backward(loss)
             total += loss.detach()
+        if settings.unlikelihood:
+            repeated = accelerator.reduce(_unlearn_repeats(trainer, state.step), "mean")
     norm = accelerator.clip_grad_norm_(
         trainer.model.parameters(), trainer.optimizers.settings.grad_clip
     )
@@ -160,8 +181,27 @@ def train_step(
         position=state.position + settings.rows_per_step,
         tokens=state.tokens + n_targets * accelerator.num_processes,
     )
-    mean: Tensor = accelerator.reduce(total, "mean")
-    return moved, mean, norm
+    return moved, StepFigures(accelerator.reduce(total, "mean"), norm, repeated)
+
+
+def _unlearn_repeats(trainer: Trainer, step: int) -> Tensor:
+    """Add the gradients of what the model repeats in continuations of its own; the share of it."""
+    settings, accelerator = trainer.settings, trainer.accelerator
+    n_own = settings.continuations // accelerator.num_processes
+    first = step * settings.continuations + n_own * accelerator.process_index
+    openings = opening_rows(trainer.order, step, first, n_own).to(accelerator.device)
+    n_opening = openings.shape[1]
+    with accelerator.autocast():
+        tokens = continued_greedily(trainer.model, openings, LENGTH + 1)
+    eos: Any = trainer.model.config.eos_token_id
+    unlikely = repeated_tokens(tokens, n_opening, eos)
+    n_written = tokens[:, n_opening:].numel()
+    n_sequences = max(1, settings.microbatch_rows * trainer.order.row_length // LENGTH)
+    for start in range(0, n_own, n_sequences):
+        part = slice(start, start + n_sequences)
+        loss = trainer.loss(tokens[part, :-1], tokens[part, 1:], unlikely[part, 1:])
+        accelerator.backward(loss * (settings.unlikelihood / n_written))
+    return unlikely.sum() / n_written
 
 
 def run(trainer: Trainer, state: TrainState) -> TrainState:
@@ -197,12 +237,13 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
 
 def _timed_step(trainer: Trainer, state: TrainState, factor: float) -> tuple[TrainState, Metrics]:
     started = time.monotonic()
-    moved, loss, norm = train_step(trainer, state, factor)
-    nats, grad_norm = float(loss), float(norm)  # waits for the device
+    moved, figures = train_step(trainer, state, factor)
+    nats, grad_norm = float(figures.loss), float(figures.grad_norm)  # waits for the device
+    repeated = None if figures.repeated is None else float(figures.repeated)
     took = time.monotonic() - started
     moved = replace(moved, seconds=state.seconds + took)
     speed = (moved.tokens - state.tokens) / took
-    return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took)
+    return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took, repeated)
 
 
 @contextmanager
@@ -248,11 +289,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=sorted(PRESETS), default=defaults.preset)
     for name in ("steps", "decay_steps", "end_in_steps", "warmup_steps", "rows_per_step"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("microbatch_rows", "seq_len", "seed", "save_every", "keep"):
+    for name in ("microbatch_rows", "seq_len", "continuations", "seed", "save_every", "keep"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")
     parser.add_argument("--quantized", action="store_true", help="train through INT4 rounding")
+    parser.add_argument("--start", type=Path, help="weights of a new run: checkpoint or export")
+    parser.add_argument(
+        "--unlikelihood", type=float, default=0.0, help="weight of its loss; 0 is none, 1 as much"
+    )
     parser.add_argument("--max-minutes", type=float, default=0.0, help="stop and save after this")
     parser.add_argument("--decay-minutes", type=float, default=0.0, help="decay about this long")
     rates = OptimizerSettings()
