@@ -37,7 +37,12 @@ from training.presets import PRESETS
 from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
 from training.tokenizer import TOKENIZER_FILES
-from training.unlikelihood import LENGTH, continued_greedily, opening_rows, repeated_tokens
+from training.unlikelihood import (
+    OPENING_TOKENS,
+    continued_greedily,
+    opening_rows,
+    repeated_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class RunSettings:
     start: Path | None = None
     unlikelihood: float = 0.0  # weight of that loss beside a weight of 1 for the corpus
     continuations: int = 16  # of the model's own a step, over all processes
+    continuation_length: int = 256  # tokens, the opening among them
     max_minutes: float = 0.0
     save_every: int = 200
     keep: int = 2
@@ -106,6 +112,11 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
         raise ValueError(
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
             f"or microbatch_rows {settings.microbatch_rows} is below 1"
+        )
+    if settings.continuation_length <= 2 * OPENING_TOKENS[1]:
+        raise ValueError(
+            f"continuation_length {settings.continuation_length} leaves too little after an opening "
+            f"of up to {OPENING_TOKENS[1]} tokens: give more than {2 * OPENING_TOKENS[1]}"
         )
     if (settings.decay_steps or settings.decay_minutes) and state.decay_start is None:
         steps = settings.decay_steps or steps_in(settings.decay_minutes, settings.out)
@@ -192,13 +203,13 @@ def _unlearn_repeats(trainer: Trainer, step: int) -> Tensor:
     openings = opening_rows(trainer.order, step, first, n_own).to(accelerator.device)
     n_opening = openings.shape[1]
     with accelerator.autocast():
-        tokens = continued_greedily(trainer.model, openings, LENGTH + 1)
+        tokens = continued_greedily(trainer.model, openings, settings.continuation_length)
     eos: Any = trainer.model.config.eos_token_id
     unlikely = repeated_tokens(tokens, n_opening, eos)
     n_written = tokens[:, n_opening:].numel()
-    n_sequences = max(1, settings.microbatch_rows * trainer.order.row_length // LENGTH)
-    for start in range(0, n_own, n_sequences):
-        part = slice(start, start + n_sequences)
+    n_sequences = settings.microbatch_rows * trainer.order.row_length // tokens.shape[1]
+    for start in range(0, n_own, max(1, n_sequences)):
+        part = slice(start, start + max(1, n_sequences))
         loss = trainer.loss(tokens[part, :-1], tokens[part, 1:], unlikely[part, 1:])
         accelerator.backward(loss * (settings.unlikelihood / n_written))
     return unlikely.sum() / n_written
@@ -289,7 +300,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=sorted(PRESETS), default=defaults.preset)
     for name in ("steps", "decay_steps", "end_in_steps", "warmup_steps", "rows_per_step"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("microbatch_rows", "seq_len", "continuations", "seed", "save_every", "keep"):
+    for name in ("microbatch_rows", "seq_len", "seed", "save_every", "keep"):
+        parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
+    for name in ("continuations", "continuation_length"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")

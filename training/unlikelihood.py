@@ -17,7 +17,6 @@ from transformers import DynamicCache, Gemma3ForCausalLM
 
 from training.shards import RowOrder
 
-LENGTH = 256  # tokens of an opening and its continuation, and one more that is only a target
 OPENING_TOKENS = (16, 64)  # control prefix included
 NGRAM = 4
 _OTHER_ROWS = 104_729  # openings come in another order than the rows that are trained on

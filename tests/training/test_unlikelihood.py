@@ -21,7 +21,6 @@ from training.progress import read_metrics
 from training.shards import RowOrder
 from training.tokenizer import save_tokenizer
 from training.unlikelihood import (
-    LENGTH,
     OPENING_TOKENS,
     continued_greedily,
     opening_rows,
@@ -137,7 +136,7 @@ def test_decoding_with_a_cache_is_greedy_past_the_window() -> None:
 
 
 def test_openings_are_the_beginnings_of_other_rows_for_every_step() -> None:
-    rows = np.arange(400 * (LENGTH + 1), dtype=np.uint16).reshape(400, LENGTH + 1)
+    rows = np.arange(400 * 100, dtype=np.uint16).reshape(400, 100)
     order = RowOrder((rows,), seed=5)
     starts: list[int] = []
     lengths = set()
@@ -172,6 +171,7 @@ def _remedy(settings: RunSettings, start: Path, out: str) -> RunSettings:
         decay_steps=3,
         unlikelihood=1.0,
         continuations=4,
+        continuation_length=136,
         quantized=True,
     )
 
@@ -221,7 +221,9 @@ def test_a_run_starts_from_a_checkpoint_or_from_what_was_exported(
     for name, value in load_checkpoint(trained).state_dict().items():
         assert torch.equal(from_float.model.state_dict()[name], value)
         assert torch.equal(from_int4.model.state_dict()[name], shipped[name])
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="leaves too little after an opening"):
+        prepare(replace(_remedy(settings, trained, "c"), continuation_length=128), RATES)
+    with pytest.raises(ValueError, match=r"does not fit.*expected \(16384, 256\)"):
         prepare(replace(_remedy(settings, trained, "c"), preset="mini-cpu"), RATES)
 
 
