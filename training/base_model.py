@@ -104,7 +104,7 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     if found is not None:
         state = checkpoint.load(found, model, optimizers)
     elif settings.start is not None:
-        checkpoint.load_start(settings.start, model)
+        checkpoint.load_start(settings.start, model, settings.seed)
     loss = accelerator.prepare(RowLoss(model, settings.compiled))
     order = load_order(settings.shards, settings.seed)
     row_length = order.row_length

@@ -105,14 +105,14 @@ def load_weights(path: Path, model: nn.Module) -> None:
     _fill(path, model, load_file(path / "model.safetensors"))
 
 
-def load_start(path: Path, model: nn.Module) -> None:
-    """Begin from the weights of a checkpoint, or of an exported folder as INT4 left them."""
+def load_start(path: Path, model: nn.Module, seed: int) -> None:
+    """Begin from the weights of a checkpoint, or from some that INT4 could have rounded to an export's."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "quantization" not in config:
         return load_weights(path, model)
     from training.export import dequantized_weights  # needs MLX, which a GPU's machine may lack
 
-    return _fill(path, model, dequantized_weights(path))
+    return _fill(path, model, dequantized_weights(path, spread_seed=seed))
 
 
 def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
