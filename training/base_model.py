@@ -88,7 +88,8 @@ class Trainer:
 def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
     """Build or restore a run. A run in `settings.out` is continued, with its own step count."""
     accelerator = Accelerator(mixed_precision=settings.precision)
-    for name in ("rows_per_step", "continuations"):
+    shared = ("rows_per_step", "continuations") if settings.unlikelihood else ("rows_per_step",)
+    for name in shared:
         if getattr(settings, name) % accelerator.num_processes:
             raise ValueError(
                 f"{name} {getattr(settings, name)} cannot be shared by "
