@@ -12,6 +12,7 @@ Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import time
@@ -105,7 +106,7 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     if found is not None:
         state = checkpoint.load(found, model, optimizers)
     elif settings.start is not None:
-        checkpoint.load_start(settings.start, model, settings.seed)
+        load_start(settings.start, model, settings.seed)
     loss = accelerator.prepare(RowLoss(model, settings.compiled))
     order = load_order(settings.shards, settings.seed)
     row_length = order.row_length
@@ -125,6 +126,16 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     if settings.end_in_steps:
         state = replan_decay(state, settings.end_in_steps)
     return Trainer(settings, accelerator, model, loss, optimizers, order), state
+
+
+def load_start(path: Path, model: Gemma3ForCausalLM, seed: int) -> None:
+    """Begin from the weights of a checkpoint, or from some that INT4 could have rounded to an export's."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "quantization" not in config:
+        return checkpoint.load_weights(path, model)
+    from training.export import dequantized_weights  # needs MLX, which a GPU's machine may lack
+
+    return checkpoint.load_weights(path, model, dequantized_weights(path, spread_seed=seed))
 
 
 def steps_in(minutes: float, out: Path) -> int:

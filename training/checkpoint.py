@@ -100,22 +100,12 @@ def read_state(path: Path) -> TrainState:
     return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Restore a checkpoint's weights in place. Raises ValueError where they do not fit."""
-    _fill(path, model, load_file(path / "model.safetensors"))
+def load_weights(path: Path, model: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+    """Put a checkpoint's weights, or those given that stand in `path`, into the model.
 
-
-def load_start(path: Path, model: nn.Module, seed: int) -> None:
-    """Begin from the weights of a checkpoint, or from some that INT4 could have rounded to an export's."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    if "quantization" not in config:
-        return load_weights(path, model)
-    from training.export import dequantized_weights  # needs MLX, which a GPU's machine may lack
-
-    return _fill(path, model, dequantized_weights(path, spread_seed=seed))
-
-
-def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    Raises ValueError with every name that is missing, unknown or of another shape.
+    """
+    weights = load_file(path / "model.safetensors") if weights is None else weights
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [
