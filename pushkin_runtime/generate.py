@@ -32,6 +32,7 @@ from pushkin_runtime.prompt_cache import CacheKey, Prefix
 from pushkin_runtime.reading import PromptReader
 from pushkin_runtime.row import Row, RowRules
 from pushkin_runtime.sampling import resolve
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
 from pushkin_runtime.text_stream import opening_of
@@ -41,7 +42,6 @@ from pushkin_runtime.types import (
     FinishReason,
     GenerationResult,
     Progress,
-    SamplingParams,
     Started,
     TokenLogprob,
     Usage,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pushkin_runtime.types import Sampler, SamplingParams
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
 
 LLAMA_ORDER: tuple[Sampler, ...] = (
     "penalties",

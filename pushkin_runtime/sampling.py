@@ -28,7 +28,8 @@ from pushkin_runtime.sampler_stages import (
     run_stage,
     softmax,
 )
-from pushkin_runtime.types import Sampler, SamplingOverrides, SamplingParams, Task, TokenLogprob
+from pushkin_runtime.sampling_types import Sampler, SamplingOverrides, SamplingParams
+from pushkin_runtime.types import Task, TokenLogprob
 
 FloatArray = NDArray[np.float32]
 

@@ -12,15 +12,9 @@ from typing_extensions import TypedDict
 from api.answers import AdapterAnswer
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.requests import logit_bias, sampler_names
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import (
-    Choice,
-    FinishReason,
-    GenerationResult,
-    SamplingParams,
-    StopCause,
-    TokenLogprob,
-)
+from pushkin_runtime.types import Choice, FinishReason, GenerationResult, StopCause, TokenLogprob
 
 
 class LoraAnswer(TypedDict):

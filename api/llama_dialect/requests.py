@@ -9,8 +9,9 @@ from typing import cast, get_args
 from api.errors import ApiError
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.prompts import Prompt, token_prompt
+from pushkin_runtime.sampling_types import Sampler, SamplingOverrides
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import AdapterRef, GenerationRequest, Sampler, SamplingOverrides
+from pushkin_runtime.types import AdapterRef, GenerationRequest
 
 DEFAULT_SAMPLERS: tuple[str, ...] = (
     "penalties",

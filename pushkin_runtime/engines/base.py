@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from adapters.composition import Composition
 from adapters.format import BaseModel
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.speech_model import EncoderConfig
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import ModelInfo, SamplingParams, TokenLogprob
+from pushkin_runtime.types import ModelInfo, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

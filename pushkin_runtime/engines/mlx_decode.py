@@ -16,7 +16,8 @@ from pushkin_runtime.engines.mlx_cache import MlxKVCache
 from pushkin_runtime.engines.mlx_errors import translated
 from pushkin_runtime.sampler_stages import active_stages
 from pushkin_runtime.sampling import Uniforms
-from pushkin_runtime.types import ModelInfo, Sampler, SamplingParams
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
+from pushkin_runtime.types import ModelInfo
 
 ON_DEVICE: frozenset[Sampler] = frozenset(("penalties", "top_k", "top_p", "min_p", "temperature"))
 

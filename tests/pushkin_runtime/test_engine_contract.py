@@ -12,7 +12,7 @@ from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, KVCache
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.sampler_stages import LLAMA_ORDER
 from pushkin_runtime.sampling import FloatArray
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 TOLERANCE = 2e-5  # float32, logits of a few units
 GREEDY = SamplingParams(temperature=0.0)

@@ -13,7 +13,8 @@ import pytest
 from pushkin_runtime.engines.base import DecodePlan, Engine, Tokens
 from pushkin_runtime.lookup import MAX_DRAFT, Drafter, LookupDecoder
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Done, SamplingOverrides, SamplingParams
+from pushkin_runtime.sampling_types import SamplingOverrides, SamplingParams
+from pushkin_runtime.types import Done
 
 PROMPT = tuple(np.random.default_rng(0).integers(4, 500, 24).tolist())
 

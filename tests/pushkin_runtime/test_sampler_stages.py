@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.sampler_stages import LLAMA_ORDER, Seen, active_stages
 from pushkin_runtime.sampling import candidates, sampled_logprob, token_logprob
-from pushkin_runtime.types import Sampler, SamplingParams
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
 
 OFF: dict[str, Any] = {"min_p": 0.0, "samplers": LLAMA_ORDER}
 rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(
