@@ -7,8 +7,10 @@ from typing import Literal
 
 SamplingOrder = Literal["min_p_first", "temperature_first"]
 Sampler = Literal[
-    "penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"
 ]
+DRY_BASE = 1.75
+DRY_BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,9 @@ class SamplingParams:
     "min_p_first" is the brief's seven steps and the default (see `sampling.py`).
     samplers: if not None, the stages in their order instead; one that is not listed is not run.
     repeat_last_n: tokens, prompt included, that the penalties look back on; None: a part of the prompt and the
-    whole answer. The rest are stages of llama.cpp's chain, off by default (see `sampler_stages.py`).
+    whole answer. dry_*: see `dry.py`; a multiplier of 0, a base below 1 or dry_penalty_last_n 0 is off. mirostat: 1 or 2
+    (see `mirostat.py`), then only it and the temperature are run; 0 off. The rest are stages of llama.cpp's chain,
+    off by default (see `sampler_stages.py`).
     """
 
     temperature: float = 1.0
@@ -41,6 +45,14 @@ class SamplingParams:
     top_n_sigma: float = -1.0
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = DRY_BASE
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = DRY_BREAKERS
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +76,11 @@ class SamplingOverrides:
     top_n_sigma: float | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None

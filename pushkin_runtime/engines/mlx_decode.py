@@ -43,7 +43,7 @@ def is_on_device(plan: DecodePlan) -> bool:
     stages = active_stages(params)
     if plan.distinct_first and plan.first_logits is None:
         return False
-    if plan.logit_bias or plan.n_probs or not ON_DEVICE.issuperset(stages):
+    if plan.logit_bias or plan.n_probs or params.mirostat or not ON_DEVICE.issuperset(stages):
         return False
     if "penalties" in stages:
         is_repetition = not (params.presence_penalty or params.frequency_penalty)

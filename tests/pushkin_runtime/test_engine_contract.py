@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,17 @@ def test_repetition_penalty_makes_seen_tokens_rarer(engine: Engine) -> None:
     assert not set(penalized[:5]) & set(tokens)
 
 
+def test_dry_leads_out_of_a_loop(engine: Engine) -> None:
+    sampling = {"temperature": 0.0, "samplers": LLAMA_ORDER}
+    looped, led_out = (
+        [step.tokens[0] for step in decoded(engine, 60, sampling=SamplingParams(**sampling | dry))]
+        for dry in ({}, {"dry_multiplier": 0.8})
+    )
+
+    assert max(len(list(run)) for _, run in groupby(looped)) > 12
+    assert max(len(list(run)) for _, run in groupby(led_out)) < 7
+
+
 def test_context_overflow_is_an_error_that_keeps_the_cache(engine: Engine) -> None:
     cache = engine.new_cache()
     engine.prefill(cache, Tokens(prompt(40)))
@@ -235,6 +247,9 @@ CHAINS: dict[str, dict[str, Any]] = {
     "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.05, "temperature": 2.0},
     "typical": {"typical_p": 0.5, "top_n_sigma": 2.0},
     "dynatemp": {"temperature": 1.0, "dynatemp_range": 0.8, "dynatemp_exponent": 1.5},
+    "dry": {"dry_multiplier": 2.0, "dry_allowed_length": 1, "temperature": 0.5},
+    "mirostat": {"mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.5},
+    "mirostat 2": {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5},
 }
 
 

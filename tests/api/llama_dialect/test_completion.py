@@ -69,7 +69,17 @@ async def test_defaults_are_upstream_s_and_the_seed_is_told(start_daemon):
     sampling = daemon.runtime.requests[-1].sampling
     assert (sampling.temperature, sampling.top_k, sampling.repetition_penalty) == (0.8, 40, 1.0)
     assert sampling.samplers == (
-        *("penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
+        *(
+            "penalties",
+            "dry",
+            "top_n_sigma",
+            "top_k",
+            "typ_p",
+            "top_p",
+            "min_p",
+            "xtc",
+            "temperature",
+        ),
     )
 
 
@@ -210,7 +220,8 @@ async def test_a_slow_text_ends_at_its_newline(start_daemon):
     ("given", "chain"),
     [
         (["top_k", "temperature", "top_k"], ("top_k", "temperature", "top_k")),
-        ("dkt", ("top_k", "temperature")),
+        ("dkt", ("dry", "top_k", "temperature")),
+        (["temperature", "dry"], ("temperature", "dry")),
         ([], ()),
     ],
 )
@@ -220,6 +231,36 @@ async def test_samplers_run_in_the_given_order(start_daemon, given, chain):
 
     assert daemon.runtime.requests[-1].sampling.samplers == chain
     assert len(answer["generation_settings"]["samplers"]) == len(given)
+
+
+async def test_dry_is_as_upstream_has_it(start_daemon):
+    daemon = start_daemon(TEXTS)
+    plain = (await complete(daemon, n_predict=1)).json()["generation_settings"]
+    sent = {"dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3}
+    sent |= {"dry_penalty_last_n": 9, "dry_sequence_breakers": ["\n", "—", ""]}
+    told = (await complete(daemon, n_predict=1, **sent)).json()["generation_settings"]
+    edge = {"dry_base": 0.5, "dry_penalty_last_n": -1, "dry_multiplier": 1}
+    odd = (await complete(daemon, n_predict=1, **edge)).json()["generation_settings"]
+
+    expected = {"dry_multiplier": 0.0, "dry_base": 1.75, "dry_allowed_length": 2}
+    expected |= {"dry_penalty_last_n": 64, "dry_sequence_breakers": ["\n", ":", '"', "*"]}
+    assert {name: plain[name] for name in expected} == expected
+    assert {name: told[name] for name in sent} == sent
+    assert (odd["dry_base"], odd["dry_penalty_last_n"]) == (1.75, 4096)
+    sampling = daemon.runtime.requests[1].sampling
+    assert {name: getattr(sampling, name) for name in sent} == sent | {
+        "dry_sequence_breakers": ("\n", "—", "")
+    }
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_mirostat_is_as_upstream_has_it(start_daemon, version):
+    daemon = start_daemon(TEXTS)
+    told = (await complete(daemon, n_predict=1, mirostat=version)).json()["generation_settings"]
+    sampling = daemon.runtime.requests[-1].sampling
+
+    assert (told["mirostat"], told["mirostat_tau"], told["mirostat_eta"]) == (version, 5.0, 0.1)
+    assert (sampling.mirostat, sampling.mirostat_tau, sampling.mirostat_eta) == (version, 5.0, 0.1)
 
 
 async def test_a_slot_is_a_number_that_comes_back(start_daemon):
@@ -237,8 +278,6 @@ async def test_unknown_fields_and_null_are_as_good_as_none(start_daemon):
     [
         ("grammar", "root ::= [a-z]"),
         ("json_schema", {}),
-        ("mirostat", 2),
-        ("dry_multiplier", 0.5),
         ("min_keep", 3),
         ("n_indent", 1),
         ("samplers", ["infill"]),
@@ -268,6 +307,14 @@ async def test_what_is_not_supported_says_so(start_daemon, field, value):
         ({"id_slot": 4}, "id_slot"),
         ({"stop": [1]}, "stop[0]"),
         ({"samplers": ["top_q"]}, "samplers"),
+        ({"dry_multiplier": -1}, "dry_multiplier"),
+        ({"dry_allowed_length": -1}, "dry_allowed_length"),
+        ({"dry_sequence_breakers": []}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": ":"}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": [1]}, "dry_sequence_breakers[0]"),
+        ({"dry_sequence_breakers": ["a" * 41]}, "dry_sequence_breakers[0]"),
+        ({"mirostat": 3}, "mirostat"),
+        ({"mirostat_tau": -1}, "mirostat_tau"),
         ({"logit_bias": [[1]]}, "logit_bias"),
         ({"logit_bias": [[1, True]]}, "logit_bias"),
         ({"logit_bias": {"1": "a"}}, "logit_bias"),
