@@ -64,4 +64,4 @@ def n_within(surprise: NDArray[np.float64], mu: float, vocab_size: int) -> int:
     # e / (1 - N^-e); at s = 1 both parts are 0.
     share = e / -math.expm1(-e * log_n) if abs(e) > 1e-9 else 1 / log_n
     log_k = (math.log(share) + mu * math.log(2)) / s
-    return int(math.exp(min(max(log_k, 0.0), log_n)))
+    return int(math.exp(max(log_k, 0.0))) if log_k < log_n else vocab_size
