@@ -173,8 +173,7 @@ N_LONG = 300
 ETA = 0.3
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("tau", [1.5, 3.0])
+@pytest.mark.parametrize(("version", "tau"), [(1, 3.0), (2, 1.5)])
 def test_the_surprise_of_a_long_text_is_what_was_asked_for(
     mean_surprise: Callable[..., float], version: int, tau: float
 ) -> None:
