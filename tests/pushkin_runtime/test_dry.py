@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushkin_runtime.dry import MAX_PENALTY, Dry, DryContext
-from pushkin_runtime.engines.base import DecodePlan
+from pushkin_runtime.engines.base import DecodePlan, Engine, Tokens
 from pushkin_runtime.engines.host_sampler import HostSampler
 from pushkin_runtime.sampler_stages import active_stages
 from pushkin_runtime.sampling import candidates
@@ -176,3 +177,20 @@ def test_rows_look_back_on_their_own_text() -> None:
         assert [tokens[row] for tokens in together] == [tokens[0] for tokens in alone]
     assert len(set(zip(*together, strict=True))) == 3
     assert [t[0] for t in together] != steps[:, 0].argmax(axis=1).tolist()
+
+
+def test_it_leads_every_engine_out_of_a_loop(engine: Engine) -> None:
+    tokens = tuple(np.random.default_rng(0).integers(4, 500, 30).tolist())
+
+    def longest_run(**dry: Any) -> int:
+        cache = engine.new_cache()
+        engine.prefill(cache, Tokens(tokens[:-1]))
+        greedy = SamplingParams(temperature=0.0, samplers=("dry", "temperature"), **dry)
+        plan = DecodePlan(last_token=tokens[-1], n_rows=1, seed=0, sampling=greedy)
+        decoder = engine.decode(cache, plan)
+        written = [decoder.step().tokens[0] for _ in range(60)]
+        decoder.close()
+        return max(len(list(run)) for _, run in groupby(written))
+
+    assert longest_run() > 12
+    assert longest_run(dry_multiplier=0.8) < 7

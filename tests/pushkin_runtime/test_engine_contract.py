@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -203,17 +202,6 @@ def test_repetition_penalty_makes_seen_tokens_rarer(engine: Engine) -> None:
 
     assert len(set(penalized)) > len(set(loop))
     assert not set(penalized[:5]) & set(tokens)
-
-
-def test_dry_leads_out_of_a_loop(engine: Engine) -> None:
-    sampling = {"temperature": 0.0, "samplers": LLAMA_ORDER}
-    looped, led_out = (
-        [step.tokens[0] for step in decoded(engine, 60, sampling=SamplingParams(**sampling | dry))]
-        for dry in ({}, {"dry_multiplier": 0.8})
-    )
-
-    assert max(len(list(run)) for _, run in groupby(looped)) > 12
-    assert max(len(list(run)) for _, run in groupby(led_out)) < 7
 
 
 def test_context_overflow_is_an_error_that_keeps_the_cache(engine: Engine) -> None:
