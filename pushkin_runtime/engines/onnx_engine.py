@@ -40,7 +40,7 @@ from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
 from pushkin_runtime.engines.onnx_weights import Checkpoint
 from pushkin_runtime.errors import EngineFailed, ModelUnsupported
 from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig, Quantization
-from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
+from pushkin_runtime.model_store import base_model, begin_open, model_info, open_tokenizer
 
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be a quarter of a gigabyte
 
@@ -54,7 +54,7 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, options: EngineOptions, *, int8_activations: bool | None = None) -> None:
-        self._spec = open_model(options.model_dir)
+        self._spec = begin_open(options.model_dir, cache_dir=options.cache_dir)
         self._config = config = self._spec.config
         is_small = self._spec.n_parameters <= SMALL_MODEL
         if not is_small and config.quantization is None:

@@ -140,20 +140,27 @@ def _offsets(
     """Return the packed zeros and the rest of (out, n_groups) biases, None each where there is nothing to keep."""
     n_out, n_groups = scales.shape
     middle, last = 1 << (bits - 1), (1 << bits) - 1
-    zeros = np.full((n_out, n_groups), middle, np.uint8)
-    rest = np.zeros((n_groups, n_out), np.float32)
+    zeros = rest = None
     for start in range(0, n_out, ROWS_AT_ONCE):
         span = slice(start, start + ROWS_AT_ONCE)
         scale, bias = scales[span].astype(np.float32), biases[span].astype(np.float32)
+        if (bias == scale * np.float32(-middle)).all():
+            continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            zero = np.rint(-bias / scale)
-        zero = np.where(np.isfinite(zero), zero, middle).clip(0, last)
+            zero = np.rint(bias / -scale)
+        np.copyto(zero, middle, where=~np.isfinite(zero))
+        np.clip(zero, 0, last, out=zero)
+        if zeros is None:
+            zeros = np.full((n_out, n_groups), middle, np.uint8)
         zeros[span] = zero
-        rest[:, span] = (bias + zero.astype(np.float32) * scale).T
-    return (
-        None if (zeros == middle).all() else _packed(zeros, bits),
-        rest if rest.any() else None,
-    )
+        bias += np.multiply(zero, scale, out=zero)
+        if bias.any():
+            if rest is None:
+                rest = np.zeros((n_groups, n_out), np.float32)
+            rest[:, span] = bias.T
+    if zeros is not None and (zeros == middle).all():
+        zeros = None
+    return None if zeros is None else _packed(zeros, bits), rest
 
 
 def _packed(zeros: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
