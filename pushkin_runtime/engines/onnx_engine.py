@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,14 +65,18 @@ class OnnxEngine:
             )
         if config.quantization is not None:
             _check_bits(self._spec.id, config.quantization)
-        self.tokenizer = open_tokenizer(self._spec)
         int8 = not is_small if int8_activations is None else int8_activations
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
-        self._checkpoint = checkpoint = Checkpoint(self._spec)
+        scratch = None if is_small else options.cache_dir
+        self._checkpoint = checkpoint = Checkpoint(self._spec, scratch)
         n_threads = options.n_threads
-        # The head first: the largest matrix is twice in memory while it is packed, and then alone.
-        self._head = _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
-        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        with ThreadPoolExecutor(1) as beside, checkpoint.releasing():
+            head = beside.submit(
+                lambda: _session(head_graph(config, checkpoint, accuracy), n_threads)
+            )
+            self.tokenizer = open_tokenizer(self._spec)
+            self._layers = _session(layers_graph(config, checkpoint, accuracy), n_threads)
+            self._head = head.result()
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -208,16 +213,14 @@ class _RopeTable:
         return self.cos, self.sin
 
 
-def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceSession:
+def _session(graph: Graph, n_threads: int) -> InferenceSession:
     options = SessionOptions()
     options.intra_op_num_threads = n_threads
     # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    folder = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(folder, str(checkpoint.folder))
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
     options.add_external_initializers(list(graph.arrays), values)
-    checkpoint.release()
     return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
 
 
