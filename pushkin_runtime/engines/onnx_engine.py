@@ -218,7 +218,7 @@ def _session(graph: Graph, n_threads: int) -> InferenceSession:
     options.intra_op_num_threads = n_threads
     # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.prepack.enable_parallel", "1")
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")  # most of a load
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
     options.add_external_initializers(list(graph.arrays), values)
     return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
