@@ -74,9 +74,9 @@ class OnnxEngine:
             head = beside.submit(
                 lambda: _session(head_graph(config, checkpoint, accuracy), n_threads)
             )
-            self.tokenizer = open_tokenizer(self._spec)
+            tokenizer = beside.submit(open_tokenizer, self._spec)
             self._layers = _session(layers_graph(config, checkpoint, accuracy), n_threads)
-            self._head = head.result()
+            self._head, self.tokenizer = head.result(), tokenizer.result()
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
