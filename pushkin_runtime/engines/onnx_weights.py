@@ -87,8 +87,7 @@ class Checkpoint:
         try:
             self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._scratch) as file:
-                file.write(memoryview(np.ascontiguousarray(array)).cast("B"))
-                file.flush()
+                array.tofile(file)
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError:
             return array
