@@ -72,11 +72,13 @@ class OnnxEngine:
         n_threads = options.n_threads
         with ThreadPoolExecutor(1) as beside, checkpoint.releasing():
             head = beside.submit(
-                lambda: _session(head_graph(config, checkpoint, accuracy), n_threads)
+                lambda: _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
             )
             tokenizer = beside.submit(open_tokenizer, self._spec)
-            self._layers = _session(layers_graph(config, checkpoint, accuracy), n_threads)
-            self._head, self.tokenizer = head.result(), tokenizer.result()
+            layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            self.tokenizer = tokenizer.result()
+        self._layers, self._head = layers.session, head.result().session
+        self._values = layers.values + head.result().values
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -134,7 +136,7 @@ class OnnxEngine:
         return self._logits(hidden[0])
 
     def close(self) -> None:
-        del self._layers, self._head, self._checkpoint
+        del self._layers, self._head, self._values, self._checkpoint
 
     def leave_thread(self) -> None:
         """ONNX Runtime keeps nothing per thread that needs giving back."""
@@ -213,15 +215,28 @@ class _RopeTable:
         return self.cos, self.sin
 
 
-def _session(graph: Graph, n_threads: int) -> InferenceSession:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Session:
+    """A session and the values that it reads where they are; they must outlive it."""
+
+    session: InferenceSession
+    values: list[OrtValue]
+
+
+def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> _Session:
     options = SessionOptions()
     options.intra_op_num_threads = n_threads
     # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.prepack.enable_parallel", "1")  # most of a load
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(checkpoint.config.parent))
+    # Not `add_external_initializers`, which copies all of them first.
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
-    options.add_external_initializers(list(graph.arrays), values)
-    return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    for name, value in zip(graph.arrays, values, strict=True):
+        options.add_initializer(name, value)
+    session = InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    return _Session(session, values)
 
 
 def _run(

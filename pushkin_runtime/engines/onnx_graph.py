@@ -26,6 +26,9 @@ IR_VERSION = 10
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 FLOAT_ACTIVATIONS = 1
 PARTS = ("key", "value")
+NOWHERE = (
+    1 << 40
+)  # in a file that must be there: who reads an array from it, and not as it is given, fails
 INLINE_BYTES = 1024  # a protobuf message ends at 2 GB: what is larger stays outside of it
 
 
@@ -115,7 +118,8 @@ class _Builder:
         dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
         outside = TensorProto(name=name, data_type=dtype, dims=value.shape)
         outside.data_location = TensorProto.EXTERNAL
-        outside.external_data.add(key="location", value="memory")
+        outside.external_data.add(key="location", value=self.checkpoint.config.name)
+        outside.external_data.add(key="offset", value=str(NOWHERE))
         self.initializers[name] = outside
         self.arrays[name] = np.ascontiguousarray(value)
         return name

@@ -53,11 +53,13 @@ class QuantizedMatrix:
 class Checkpoint:
     """The tensors of a model folder by our names, as views of the mapped files. Any thread.
 
-    scratch: folder for what is made from them and read once; None: that stays in memory.
+    scratch: folder for what is made from them and read once; None: that stays in memory. config: a file of the model,
+    where it really lies.
     """
 
     def __init__(self, spec: ModelSpec, scratch: Path | None = None) -> None:
         self._spec, self._scratch = spec, scratch
+        self.config = (spec.path / "config.json").resolve()
         self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._maps: dict[Path, mmap.mmap] = {}
         self._spilled: list[mmap.mmap] = []
@@ -65,7 +67,7 @@ class Checkpoint:
             with path.open("rb") as file:
                 n_header = int.from_bytes(file.read(8), "little")
                 self._headers[path] = 8 + n_header, json.loads(file.read(n_header))
-                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Return a read-only view in the file's own dtype; pages are read when touched."""
@@ -88,7 +90,7 @@ class Checkpoint:
             self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._scratch) as file:
                 array.tofile(file)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except OSError:
             return array
         self._spilled.append(mapped)
