@@ -67,7 +67,7 @@ class Checkpoint:
             with path.open("rb") as file:
                 n_header = int.from_bytes(file.read(8), "little")
                 self._headers[path] = 8 + n_header, json.loads(file.read(n_header))
-                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Return a read-only view in the file's own dtype; pages are read when touched."""
@@ -90,7 +90,7 @@ class Checkpoint:
             self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._scratch) as file:
                 array.tofile(file)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError:
             return array
         self._spilled.append(mapped)

@@ -123,3 +123,19 @@ def test_a_changed_file_is_found_out_though_it_is_read_while_it_is_hashed(
 
     with pytest.raises(ModelCorrupt, match=r"model\.safetensors has another SHA-256"):
         OnnxEngine(EngineOptions(model_dir=folder))
+
+
+def test_a_folder_of_links_is_read(quantized_model: Path, tmp_path: Path) -> None:
+    """As Hugging Face's cache has them: every file somewhere else, under its hash."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for number, file in enumerate(sorted(quantized_model.iterdir())):
+        blob = tmp_path / f"blobs-{number}" / "content"
+        blob.parent.mkdir()
+        blob.write_bytes(file.read_bytes())
+        (folder / file.name).symlink_to(blob)
+
+    linked = OnnxEngine(EngineOptions(model_dir=folder))
+
+    expected = logits(OnnxEngine(EngineOptions(model_dir=quantized_model)))
+    np.testing.assert_array_equal(logits(linked), expected)
