@@ -343,5 +343,6 @@ def test_words_that_can_no_longer_become_a_command_are_committed_at_once() -> No
     held, free = (sounding(DO_WITHIN, so_far=at) for at in (MAY_BECOME_AT, MAY_BECOME_AT + 1))
     assert held.of(Commit) == []
     assert free.when(Commit)[0] < 2.2  # while it is being said
-    assert free.of(CommandHeard) == []  # what has been written is text
+    (offer,) = free.of(CommandHeard)
+    assert offer.needs_confirmation  # what has been written is text
     assert sounding(DO_WITHIN, mode="dictate").text == " delte the laast worde in"
