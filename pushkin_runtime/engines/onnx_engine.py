@@ -182,7 +182,7 @@ class OnnxEngine:
             lora = self._no_lora
         layers = self._program_for(cache).layers
         binding = cache.binding(layers, lora)
-        inputs = {
+        inputs: dict[str, NDArray] = {
             "rows": np.ascontiguousarray(rows[None], np.float32),
             "positions": positions[None],
         }
