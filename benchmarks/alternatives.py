@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
@@ -65,7 +65,7 @@ class Stopwatch:
     """Seconds inside methods, by the part they are."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def on(self, owner: type, method: str, part: Callable[[Any], str]) -> Iterator[None]:
