@@ -100,31 +100,6 @@ def test_rows_decode_as_each_would_alone(engine: Engine) -> None:
     assert len({tuple(column) for column in together.T}) == 3
 
 
-def test_rows_follow_their_own_arg_max_past_the_window_and_leave_the_cache(engine: Engine) -> None:
-    """Each row sees the prefix and itself, and nothing of the others; 5 * 60 tokens are more than caches grow by."""
-    tokens = prompt(30)
-    cache, last = after_prompt(engine, tokens)
-    before = engine.logits(cache, prompt(10, seed=1))
-    rows = engine.fork(cache, n_tokens=len(tokens), n_rows=5)
-    plan = DecodePlan(
-        last_token=tokens[-1],
-        n_rows=5,
-        sampling=GREEDY,
-        seed=0,
-        first_logits=last,
-        distinct_first=True,
-    )
-    decoder = engine.decode(rows, plan)
-    written = np.array([decoder.step().tokens for _ in range(60)]).T
-    decoder.close()
-
-    assert cache.n_tokens == len(tokens)
-    np.testing.assert_allclose(engine.logits(cache, prompt(10, seed=1)), before, atol=TOLERANCE)
-    for row in written.tolist():
-        following = engine.logits(cache, row)[:-1].argmax(axis=-1)
-        assert row[1:] == following.tolist()
-
-
 def test_greedy_decode_follows_the_arg_max_past_the_window(engine: Engine) -> None:
     tokens = prompt(30)
     out = greedy(engine, tokens, 40)
