@@ -35,7 +35,8 @@ from benchmarks.typing_trace import LANGUAGES, read_script
 from pushkin_runtime.engines.host_sampler import HostSampler
 from pushkin_runtime.row import Row
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import GenerationRequest, GenerationResult, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import GenerationRequest, GenerationResult
 
 N = 5
 MAX_TOKENS = 10

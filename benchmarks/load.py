@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -98,10 +99,8 @@ def main() -> int:
     publish(
         Report(
             benchmark="load",
-            environment={
-                **describe_environment(status),
-                "load_average_at_the_end": describe_machine()["load_average"],
-            },
+            environment=describe_environment(status)
+            | {"load_average_at_the_end": describe_machine()["load_average"]},
             figures=_figures(clients, watch, quiet_ms),
             counts={
                 "minutes": arguments.minutes,
@@ -109,10 +108,7 @@ def main() -> int:
                 **counts,
                 "wedged": n_wedged + (not is_idle),
                 "rss_mib": {name: round(size / MIB, 1) for name, size in rss.items()},
-                "held_at_rest_mib": {
-                    part: round(at_rest[part]["n_bytes"] / MIB, 1)
-                    for part in ("kv_cache", "adapters")
-                },
+                "held_at_rest_mib": _held(at_rest),
                 "dictation_at_rest": at_rest["dictation"],
             },
             notes=(
@@ -124,6 +120,10 @@ def main() -> int:
     )
     is_well = set(watch.health_status) == {200}
     return 0 if is_well and is_idle and not n_wedged and not counts["wrong"] else 1
+
+
+def _held(status: dict[str, Any]) -> dict[str, float]:
+    return {part: round(status[part]["n_bytes"] / MIB, 1) for part in ("kv_cache", "adapters")}
 
 
 def _install_encoder(encoder: Path, home: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +42,7 @@ from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
 from pushkin_runtime.engines.onnx_weights import Checkpoint
 from pushkin_runtime.errors import EngineFailed, ModelUnsupported
 from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig, Quantization
-from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
+from pushkin_runtime.model_store import base_model, begin_open, model_info, open_tokenizer
 
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be a quarter of a gigabyte
 
@@ -55,7 +56,7 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, options: EngineOptions, *, int8_activations: bool | None = None) -> None:
-        self._spec = open_model(options.model_dir)
+        self._spec = begin_open(options.model_dir, cache_dir=options.cache_dir)
         self._config = config = self._spec.config
         is_small = self._spec.n_parameters <= SMALL_MODEL
         if not is_small and config.quantization is None:
@@ -65,11 +66,15 @@ class OnnxEngine:
             )
         if config.quantization is not None:
             _check_bits(self._spec.id, config.quantization)
-        self.tokenizer = open_tokenizer(self._spec)
         int8 = not is_small if int8_activations is None else int8_activations
-        self._checkpoint = Checkpoint(self._spec)
+        accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
+        scratch = None if is_small else options.cache_dir
+        self._checkpoint = Checkpoint(self._spec, scratch)
         self._n_threads = options.n_threads
-        self._program = self._build(INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS)
+        with ThreadPoolExecutor(1) as beside:
+            tokenizer = beside.submit(open_tokenizer, self._spec)
+            self._program = self._build(accuracy, beside)
+            self.tokenizer = tokenizer.result()
         self._expands = config.quantization is not None and not int8
         self._expanded: _Program | None = None
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
@@ -144,13 +149,15 @@ class OnnxEngine:
             return np.broadcast_to(alike, (cache.n_rows, alike.shape[1]))
         return self._logits(self._forward(cache, self._embed(tokens)), program)
 
-    def _build(self, accuracy: int) -> _Program:
-        # The head first: the largest matrix is twice in memory while it is packed, and then alone.
-        graphs = (
-            graph(self._config, self._checkpoint, accuracy) for graph in (head_graph, layers_graph)
-        )
-        head, layers = (_session(graph, self._checkpoint, self._n_threads) for graph in graphs)
-        return _Program(layers, head)
+    def _build(self, accuracy: int, beside: ThreadPoolExecutor) -> _Program:
+        """Make the sessions, the head's on the other thread."""
+        config, checkpoint, n_threads = self._config, self._checkpoint, self._n_threads
+        with checkpoint.releasing():
+            head = beside.submit(
+                lambda: _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            )
+            layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            return _Program(layers, head.result())
 
     def _program_for(self, cache: OnnxKVCache) -> _Program:
         """Unpacking INT4 in float32 costs as much again for every row: several get a small model's matrices in
@@ -158,7 +165,8 @@ class OnnxEngine:
         if cache.n_rows == 1 or not self._expands:
             return self._program
         if self._expanded is None:
-            self._expanded = self._build(EXPANDED)
+            with ThreadPoolExecutor(1) as beside:
+                self._expanded = self._build(EXPANDED, beside)
         return self._expanded
 
     def _embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -180,7 +188,7 @@ class OnnxEngine:
         assert lora is None or isinstance(lora, OnnxLora)
         if lora is None or lora.is_zero:
             lora = self._no_lora
-        layers = self._program_for(cache).layers
+        layers = self._program_for(cache).layers.session
         binding = cache.binding(layers, lora)
         inputs: dict[str, NDArray] = {
             "rows": np.ascontiguousarray(rows[None], np.float32),
@@ -202,16 +210,9 @@ class OnnxEngine:
     def _logits(self, hidden: NDArray[np.float32], program: _Program) -> NDArray[np.float32]:
         logits = np.empty((len(hidden), self._config.vocab_size), np.float32)
         inputs = {"hidden": np.ascontiguousarray(hidden)}
-        _run(program.head, program.head.io_binding(), inputs, {"logits": logits})
+        head = program.head.session
+        _run(head, head.io_binding(), inputs, {"logits": logits})
         return logits
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Program:
-    """The sessions of one form of the matrices."""
-
-    layers: InferenceSession
-    head: InferenceSession
 
 
 def _check_bits(model: str, quantization: Quantization) -> None:
@@ -247,17 +248,36 @@ class _RopeTable:
         return self.cos, self.sin
 
 
-def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceSession:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Session:
+    """A session and the values that it reads where they are; they must outlive it."""
+
+    session: InferenceSession
+    values: list[OrtValue]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Program:
+    """The sessions of one form of the matrices."""
+
+    layers: _Session
+    head: _Session
+
+
+def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> _Session:
     options = SessionOptions()
     options.intra_op_num_threads = n_threads
     # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")  # most of a load
     folder = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(folder, str(checkpoint.folder))
+    options.add_session_config_entry(folder, str(checkpoint.config.parent))
+    # Not `add_external_initializers`, which copies all of them first.
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
-    options.add_external_initializers(list(graph.arrays), values)
-    checkpoint.release()
-    return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    for name, value in zip(graph.arrays, values, strict=True):
+        options.add_initializer(name, value)
+    session = InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    return _Session(session, values)
 
 
 def _run(
