@@ -113,8 +113,8 @@ def test_a_speech_model_may_write_itself(
     assert speech.scores is not None
     assert speech.scores.shape[1] == 1 + len(speech.pieces) == 1 + len(pieces)
     best = [0, *speech.scores.argmax(1)]
-    heard = [speech.pieces[b - 1] for a, b in pairwise(best) if b and b != a]
-    assert "".join(heard).split() == said.split()
+    heard = [pieces[b - 1] for a, b in pairwise(best) if b and b != a]
+    assert tuple(heard) == speech.heard
     result = generate(runtime, task="dictate", text="", speech=speech).result
     assert result.speech is not None
     assert result.choices[0].text == ("" if result.speech.kind == "none" else said)
