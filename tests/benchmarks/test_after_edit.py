@@ -29,10 +29,10 @@ def test_each_case_is_a_text_with_one_edit_at_its_distance() -> None:
 def test_harm_is_the_divergence_of_the_moved_from_the_exact() -> None:
     case = Case("", 0, np.array([1]), np.array([1]), (0, 1))
     exact = np.log(np.array([[0.5, 0.5], [0.25, 0.75], [0.1, 0.9]]))
-    other = np.log(np.array([[0.25, 0.75], [0.25, 0.75], [0.9, 0.1]]))
+    other = np.log(np.array([[0.75, 0.25], [0.25, 0.75], [0.9, 0.1]]))
     harm = harm_of(exact, other, case)
 
-    expected = 0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)
+    expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(2)
     assert harm.nats == pytest.approx([expected, 0.0, 0.8 * np.log(9)])
     assert harm.same.tolist() == [True, True, False]
-    assert harm.loss == pytest.approx([np.log(2), 0.0])
+    assert harm.loss == pytest.approx([np.log(0.5 / 0.75), 0.0])
