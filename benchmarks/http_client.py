@@ -82,10 +82,16 @@ class Client:
     def call(
         self, method: str, path: str, body: Body | None = None, *, request_id: str | None = None
     ) -> Answer:
-        """One request and its whole answer, whatever its status; `data` is empty for what is not JSON."""
+        """One request and its whole answer, whatever its status; `data` is empty for what is not JSON.
+
+        Raises Broken when the connection ended before the answer did.
+        """
         started = time.perf_counter()
         response = self._send(method, path, body, request_id)
-        content = response.read()
+        try:
+            content = response.read()
+        except http.client.IncompleteRead as error:
+            raise Broken("IncompleteRead") from error
         total_ms = (time.perf_counter() - started) * 1000
         is_json = (response.getheader("Content-Type") or "").startswith("application/json")
         return Answer(response.status, json.loads(content) if is_json else {}, total_ms)
