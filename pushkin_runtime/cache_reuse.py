@@ -70,7 +70,7 @@ def min_run_of(request: GenerationRequest, sampling: SamplingParams, default: in
         return request.cache_reuse
     is_draft = (
         request.task == "continue"
-        and not (request.ahead or request.raw or request.wants_tokens or request.suffix)
+        and not (request.ahead or request.raw or request.suffix or request.n_probs)
         and request.prompt_tokens is None
         and request.sampling.seed is None
         and sampling.temperature > 0

@@ -124,7 +124,6 @@ def test_a_large_edit_or_a_short_rest_is_read_again() -> None:
         {"prompt_tokens": (5, 6)},
         {"suffix": " and the winter."},
         {"n_probs": 2},
-        {"return_tokens": True},
         {"ahead": True},
         {"sampling": SamplingOverrides(seed=3)},
         {"sampling": SamplingOverrides(temperature=0.0)},
