@@ -21,7 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import REPOSITORY, Figure, Report, describe_machine, figure, publish, say
-from pushkin_runtime.cache_reuse import REREAD_AFTER, REREAD_BEFORE, Run, reusable_runs
+from pushkin_runtime.cache_reuse import (
+    REREAD_AFTER,
+    REREAD_BEFORE,
+    Run,
+    common_prefix,
+    reusable_runs,
+)
 from pushkin_runtime.engines.base import Engine, EngineOptions, KVCache, Tokens
 from pushkin_runtime.engines.registry import choose_engine, create_engine
 
@@ -154,7 +160,7 @@ def compare(
     """Go on with every case in both ways."""
     outcome = Outcome(defaultdict(list), [], [], [])
     for case in found:
-        n_same = int(np.flatnonzero(case.old[: len(case.new)] != case.new[: len(case.old)])[0])
+        n_same = common_prefix(case.old, case.new)
         runs = reusable_runs(
             case.old, case.new, n_same=n_same, min_run=min_run, after=after, before=before
         )
