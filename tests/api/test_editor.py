@@ -205,7 +205,9 @@ async def test_what_is_typed_is_healed_and_suggestions_stay_short(start_daemon):
     assert not any(request.raw for request in daemon.runtime.requests)
 
 
-async def test_what_follows_an_edit_is_not_read_again_unless_a_seed_wants_it(start_daemon, adapters):
+async def test_what_follows_an_edit_is_not_read_again_unless_a_seed_wants_it(
+    start_daemon, adapters
+):
     daemon = start_daemon(adapters=adapters)
     text = " ".join(str(number) for number in range(200))
     edited = f"{text[:50]}{text[55:]}"

@@ -94,21 +94,6 @@ async def test_the_cache_can_be_refused(start_daemon):
     assert refused.json()["timings"]["cache_n"] == 0
 
 
-async def test_n_cache_reuse_moves_what_follows_an_edit(start_daemon):
-    daemon = start_daemon(TEXTS)
-    text = " ".join(str(number) for number in range(150))
-    edited = f"{text[:50]}{text[55:]}"
-    await complete(daemon, prompt=text, n_predict=1)
-
-    async def cached(**body):
-        answer = (await complete(daemon, prompt=edited, n_predict=1, **body)).json()
-        return answer["timings"]["cache_n"], answer["tokens_evaluated"]
-
-    n_cached, n_prompt = await cached(n_cache_reuse=128)
-    assert n_prompt - n_cached == 32 + 64
-    assert (await cached())[0] < 100  # nobody else gets what was moved
-
-
 @pytest.mark.parametrize(
     "alias", [{"n_predict": 3}, {"max_tokens": 3}, {"max_completion_tokens": 3}]
 )
