@@ -209,9 +209,16 @@ class Librarian:
         while time.monotonic() < give_up_at:
             job = self._client.call("GET", path).data.get("job")
             if job is None or job["finished_at"] is not None:
-                return str(job and job["state"])
+                return _ending(job)
             time.sleep(0.05)
         return "not indexed in time"
+
+
+def _ending(job: dict[str, Any] | None) -> str:
+    """How a job ended, with the error's code if it failed."""
+    if job is None:
+        return "None"
+    return f"failed: {job['error_code']}" if job["state"] == "failed" else str(job["state"])
 
 
 class Dictator:
