@@ -61,21 +61,7 @@ Clients = list[tuple[str, Traffic]]
 
 def main() -> int:
     """Run; 1 when something wedged, was refused, broke or was answered wrongly."""
-    parser = common_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument(
-        "--mix",
-        type=read_mix,
-        default=DEFAULT_MIX,
-        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
-    )
-    parser.add_argument(
-        "--speech-encoder",
-        type=Path,
-        metavar="DIR",
-        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
-    )
-    arguments = parser.parse_args()
+    arguments = _arguments()
     sys.setswitchinterval(0.0005)  # or the clients' threads would be in the figures of /health
     encoder = arguments.speech_encoder
     prepare = None if encoder is None else partial(_install_encoder, encoder)
@@ -124,6 +110,24 @@ def main() -> int:
     )
     is_well = set(watch.health_status) == {200}
     return 0 if is_well and is_idle and not n_wedged and not counts["wrong"] else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = common_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--mix",
+        type=read_mix,
+        default=DEFAULT_MIX,
+        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
+    )
+    parser.add_argument(
+        "--speech-encoder",
+        type=Path,
+        metavar="DIR",
+        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
+    )
+    return parser.parse_args()
 
 
 def _install_encoder(encoder: Path, home: Path) -> None:
