@@ -8,6 +8,7 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from pushkin_runtime.sampling_types import SamplingOrder, SamplingParams
 from pushkin_runtime.types import (
     AdapterRef,
     Choice,
@@ -16,8 +17,6 @@ from pushkin_runtime.types import (
     GenerationResult,
     PersonaUsed,
     Progress,
-    SamplingOrder,
-    SamplingParams,
     Started,
     Timings,
     Usage,

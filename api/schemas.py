@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api.json_text import printable
+from pushkin_runtime.sampling_types import SamplingOrder, SamplingOverrides
 from pushkin_runtime.types import (
     MAX_ADAPTER_SCALE,
     AdapterRef,
@@ -30,8 +31,6 @@ from pushkin_runtime.types import (
     GenerationRequest,
     PersonaRequest,
     Quality,
-    SamplingOrder,
-    SamplingOverrides,
     Task,
 )
 

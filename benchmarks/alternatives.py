@@ -20,7 +20,8 @@ from benchmarks.in_process import run_bare, started
 from benchmarks.lookup import options
 from benchmarks.typing_trace import LANGUAGES, read_script
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import GenerationRequest
 
 N = 5
 MAX_TOKENS = 10

@@ -28,7 +28,8 @@ from benchmarks.typing_trace import LANGUAGES, read_script
 from daemon.config import load
 from daemon.paths import find_model
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
-from pushkin_runtime.types import GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import GenerationRequest
 
 Zone = Literal["in_window", "past_window", "context_cut"]
 

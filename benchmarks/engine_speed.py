@@ -34,7 +34,7 @@ from pushkin_runtime.engines.base import (
     Tokens,
 )
 from pushkin_runtime.engines.registry import ENGINES, EngineChoice, create_engine
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 if TYPE_CHECKING:
     from benchmarks.true_shape import Rig

@@ -37,7 +37,8 @@ from benchmarks.http_client import Client
 from benchmarks.in_process import bare_runtime, run_bare
 from benchmarks.typing_trace import LANGUAGES, Keystroke, typing_session
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import GenerationRequest
 
 MAX_TOKENS = 12
 SEED = 1799

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -61,7 +62,21 @@ Clients = list[tuple[str, Traffic]]
 
 def main() -> int:
     """Run; 1 when something wedged, was refused, broke or was answered wrongly."""
-    arguments = _arguments()
+    parser = common_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--mix",
+        type=read_mix,
+        default=DEFAULT_MIX,
+        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
+    )
+    parser.add_argument(
+        "--speech-encoder",
+        type=Path,
+        metavar="DIR",
+        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
+    )
+    arguments = parser.parse_args()
     sys.setswitchinterval(0.0005)  # or the clients' threads would be in the figures of /health
     encoder = arguments.speech_encoder
     prepare = None if encoder is None else partial(_install_encoder, encoder)
@@ -84,10 +99,8 @@ def main() -> int:
     publish(
         Report(
             benchmark="load",
-            environment={
-                **describe_environment(status),
-                "load_average_at_the_end": describe_machine()["load_average"],
-            },
+            environment=describe_environment(status)
+            | {"load_average_at_the_end": describe_machine()["load_average"]},
             figures=_figures(clients, watch, quiet_ms),
             counts={
                 "minutes": arguments.minutes,
@@ -95,10 +108,7 @@ def main() -> int:
                 **counts,
                 "wedged": n_wedged + (not is_idle),
                 "rss_mib": {name: round(size / MIB, 1) for name, size in rss.items()},
-                "held_at_rest_mib": {
-                    part: round(at_rest[part]["n_bytes"] / MIB, 1)
-                    for part in ("kv_cache", "adapters")
-                },
+                "held_at_rest_mib": _held(at_rest),
                 "dictation_at_rest": at_rest["dictation"],
             },
             notes=(
@@ -112,22 +122,8 @@ def main() -> int:
     return 0 if is_well and is_idle and not n_wedged and not counts["wrong"] else 1
 
 
-def _arguments() -> argparse.Namespace:
-    parser = common_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument(
-        "--mix",
-        type=read_mix,
-        default=DEFAULT_MIX,
-        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
-    )
-    parser.add_argument(
-        "--speech-encoder",
-        type=Path,
-        metavar="DIR",
-        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
-    )
-    return parser.parse_args()
+def _held(status: dict[str, Any]) -> dict[str, float]:
+    return {part: round(status[part]["n_bytes"] / MIB, 1) for part in ("kv_cache", "adapters")}
 
 
 def _install_encoder(encoder: Path, home: Path) -> None:

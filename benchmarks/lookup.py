@@ -29,7 +29,8 @@ from daemon.runtime_options import runtime_options as configured
 from pushkin_runtime.engines.base import Engine, EngineOptions, KVCache
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
-from pushkin_runtime.types import GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import GenerationRequest
 
 BAR = 1.5  # times as many tokens a second
 SENTENCES = 2  # to a passage

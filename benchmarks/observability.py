@@ -32,7 +32,8 @@ from daemon.logs import start_logging, stop_logging
 from daemon.trace import Trace
 from pushkin_runtime.observer import Observer, Unobserved
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Delta, Done, Event, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import Delta, Done, Event, GenerationRequest
 from usage.desk import UsageDesk
 
 N_TOKENS = 64

@@ -18,6 +18,7 @@ from pushkin_runtime.adapter_pool import AdapterSet
 from pushkin_runtime.cache_reuse import min_run_of
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
 from pushkin_runtime.dictation import decide, heard_draft
+from pushkin_runtime.dry import DryContext
 from pushkin_runtime.engines.base import DecodePlan, Decoder, Lora
 from pushkin_runtime.handle import GenerationHandle
 from pushkin_runtime.lookup import VERIFYING, Drafter, LookupDecoder
@@ -32,7 +33,9 @@ from pushkin_runtime.prompt import (
 from pushkin_runtime.prompt_cache import CacheKey, Prefix
 from pushkin_runtime.reading import PromptReader
 from pushkin_runtime.row import Row, RowRules
+from pushkin_runtime.sampler_stages import active_stages
 from pushkin_runtime.sampling import resolve
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.speech_types import SpeechDecision
 from pushkin_runtime.stage_clock import StageClock
 from pushkin_runtime.text_stream import opening_of
@@ -42,7 +45,6 @@ from pushkin_runtime.types import (
     FinishReason,
     GenerationResult,
     Progress,
-    SamplingParams,
     Started,
     TokenLogprob,
     Usage,
@@ -249,6 +251,7 @@ class Generation:
             sampling=self._sampling,
             seed=self._sampling.seed,
             recent=prompt.recent(n_recent),
+            dry=self._dry_context(prompt),
             first_allowed=prompt.first_allowed,
             banned=banned,
             logit_bias=request.logit_bias,
@@ -257,6 +260,12 @@ class Generation:
             first_logits=prefix.logits,
             distinct_first=request.distinct and n_rows > 1,
         )
+
+    def _dry_context(self, prompt: Prompt) -> DryContext | None:
+        if "dry" not in active_stages(self._sampling):
+            return None
+        tokens = prompt.recent(self._sampling.dry_penalty_last_n)
+        return DryContext(tokens, self._shop.engine.tokenizer.piece)
 
     def _keep(self, key: CacheKey, prefix: Prefix, prompt: Prompt) -> None:
         """Give the cache back with the record of exactly what it holds."""

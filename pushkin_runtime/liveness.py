@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pushkin_runtime.handle import GenerationHandle
-from pushkin_runtime.types import Event, Failed, GenerationRequest, Health, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import Event, Failed, GenerationRequest, Health
 
 FRESH_S = 30.0  # a token this recent proves that generation works
 SELF_TEST_S = 5.0  # how long a self-test token may take at least

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from adapters.format import TARGETS, BaseModel
 from pushkin_runtime.errors import ModelCorrupt, ModelNotFound
+from pushkin_runtime.file_digests import FileDigests
 from pushkin_runtime.model_config import ModelConfig, our_name, parse_config
 from pushkin_runtime.tokenizer import TextTokenizer
 from pushkin_runtime.types import ModelInfo
@@ -38,9 +41,8 @@ class TensorFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A verified model folder.
+    """A model folder, verified as soon as `digest` has been asked for.
 
-    digest: SHA-256 (hex) over the names and hashes of its files; part of every KV cache key.
     tensors: by our name, e.g. `layers.0.self_attn.q_proj.weight`; quantised ones have
     `.scales` and `.biases` beside `.weight` (mlx-lm's layout).
     """
@@ -48,10 +50,18 @@ class ModelSpec:
     id: str
     path: Path
     config: ModelConfig
-    digest: str
     n_bytes: int
     n_parameters: int
     tensors: dict[str, TensorFile]
+    identity: Future[str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the names and hashes of the files; part of every KV cache key.
+
+        Waits until they have been read. Raises ModelCorrupt when one is not what the manifest says, OSError.
+        """
+        return self.identity.result()
 
     @property
     def quantization(self) -> str:
@@ -60,30 +70,38 @@ class ModelSpec:
         return "none" if quantization is None else quantization.label
 
 
-def open_model(path: Path) -> ModelSpec:
+def open_model(path: Path, *, cache_dir: Path | None = None) -> ModelSpec:
     """Check the model folder `path` and describe it.
 
+    cache_dir: where the hashes of large files are remembered (`file_digests.py`); None: nowhere.
     Raises ModelNotFound (folder or required file missing), ModelCorrupt (size, SHA-256, header, names or
-    shapes differ) or ModelUnsupported (not a Gemma 3 we can run).
+    shapes differ), ModelUnsupported (not a Gemma 3 we can run) or OSError.
+    """
+    spec = begin_open(path, cache_dir=cache_dir)
+    spec.identity.result()
+    return spec
+
+
+def begin_open(path: Path, *, cache_dir: Path | None = None) -> ModelSpec:
+    """As `open_model`, but the files are hashed on a thread while the caller goes on.
+
+    Everything is checked except SHA-256: who loads the model in the meantime asks for `digest` before it is used.
     """
     weights = require_files(path)
-    hashes = _verify_manifest(path, {"config.json", "tokenizer.json", *(f.name for f in weights)})
+    files = {f.name: f for f in (path / "config.json", path / "tokenizer.json", *weights)}
+    expected = _read_manifest(path, set(files))
     config = parse_config(_read_json(path / "config.json"), path.name)
     tensors, shapes = _scan(weights)
     n_parameters = _check_shapes(path, config, shapes)
-    files = [path / "config.json", path / "tokenizer.json", *weights]
-    identity = hashes or {f.name: _sha256(f) for f in files}
-    digest = hashlib.sha256(
-        "".join(f"{name} {identity[name]}\n" for name in sorted(identity)).encode()
-    ).hexdigest()
+    hashed = {name: path / name for name in expected} or files
     return ModelSpec(
         id=path.name,
         path=path,
         config=config,
-        digest=digest,
         n_bytes=sum(f.stat().st_size for f in weights),
         n_parameters=n_parameters,
         tensors=tensors,
+        identity=_on_a_thread(lambda: _identity(path, hashed, expected, FileDigests(cache_dir))),
     )
 
 
@@ -185,13 +203,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify_manifest(path: Path, needed: set[str]) -> dict[str, str]:
-    """Check every file the manifest names, and that it names all that are needed; {} without one."""
+def _read_manifest(path: Path, needed: set[str]) -> dict[str, str]:
+    """Return the SHA-256 of every file the manifest names, {} without one; names and sizes are checked."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         return {}
@@ -199,23 +212,61 @@ def _verify_manifest(path: Path, needed: set[str]) -> dict[str, str]:
     if not isinstance(files, dict) or not files:
         raise ModelCorrupt(f"{manifest}: expected a non-empty object under 'files'.")
     problems = [f"{name} is not in the manifest" for name in sorted(needed - files.keys())]
-    hashes: dict[str, str] = {}
+    expected: dict[str, str] = {}
+    whole: dict[str, Path] = {}
     for name, entry in sorted(files.items()):
         if Path(name).name != name:
             raise ModelCorrupt(f"{manifest}: file names must not contain folders.")
         file = path / name
-        hashes[name] = str(entry.get("sha256", ""))
+        expected[name] = str(entry.get("sha256", ""))
         if not file.is_file():
             problems.append(f"{name} is missing")
         elif file.stat().st_size != entry.get("n_bytes"):
             problems.append(
                 f"{name} has {file.stat().st_size} bytes, expected {entry.get('n_bytes')}"
             )
-        elif _sha256(file) != hashes[name]:
-            problems.append(f"{name} has another SHA-256 than the manifest")
+        else:
+            whole[name] = file
     if problems:
+        hashes = {name: FileDigests().sha256(file) for name, file in whole.items()}
+        problems += _changed(hashes, expected)
         raise _corrupt(path, problems)
-    return hashes
+    return expected
+
+
+def _identity(
+    path: Path, files: dict[str, Path], expected: dict[str, str], digests: FileDigests
+) -> str:
+    """Return the digest of a model of these files. Raises ModelCorrupt when one is not what is expected of it."""
+    hashes = {name: digests.sha256(f, expected=expected.get(name)) for name, f in files.items()}
+    digests.save()
+    if problems := _changed(hashes, expected):
+        raise _corrupt(path, problems)
+    return hashlib.sha256(
+        "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode()
+    ).hexdigest()
+
+
+def _changed(hashes: dict[str, str], expected: dict[str, str]) -> list[str]:
+    return [
+        f"{name} has another SHA-256 than the manifest"
+        for name, found in hashes.items()
+        if found != expected.get(name, found)
+    ]
+
+
+def _on_a_thread(work: Callable[[], str]) -> Future[str]:
+    """Start `work` on a thread that no exit of the process waits for."""
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="model-hashes", daemon=True).start()
+    return future
 
 
 def _scan(weights: list[Path]) -> tuple[dict[str, TensorFile], dict[str, tuple[str, list[int]]]]:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pushkin_runtime.types import Sampler, SamplingParams
+from pushkin_runtime.dry import Penalties
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
 
 LLAMA_ORDER: tuple[Sampler, ...] = (
     "penalties",
+    "dry",
     "top_n_sigma",
     "top_k",
     "typ_p",
@@ -59,13 +61,19 @@ NOTHING_SEEN = Seen(np.empty(0, np.int64), np.empty(0, np.int64))
 def active_stages(params: SamplingParams) -> tuple[Sampler, ...]:
     """Return the stages that change anything, in order; a stage named twice runs twice."""
     order = _ORDERS[params.order] if params.samplers is None else params.samplers
+    if params.mirostat:
+        order = ("temperature",)
     return tuple(stage for stage in order if _is_active(stage, params))
 
 
-def run_stage(stage: Sampler, row: Row, params: SamplingParams, seen: Seen, chance: float) -> Row:
+def run_stage(
+    stage: Sampler, row: Row, params: SamplingParams, seen: Seen, dry: Penalties, chance: float
+) -> Row:
     """Return what `stage` leaves of a row; never nothing. chance: uniform in [0, 1), for XTC."""
     if stage == "penalties":
         return _penalize(row, params, seen)
+    if stage == "dry":
+        return _take_off(row, dry)
     return _xtc(row, params, chance) if stage == "xtc" else _STAGES[stage](row, params)
 
 
@@ -81,6 +89,9 @@ def _is_active(stage: Sampler, params: SamplingParams) -> bool:
             repetition = params.repetition_penalty != 1.0
             changes = repetition or params.presence_penalty or params.frequency_penalty
             return bool(changes) and params.repeat_last_n != 0
+        case "dry":
+            has_base = params.dry_base >= 1
+            return params.dry_multiplier > 0 and has_base and params.dry_penalty_last_n > 0
         case "top_n_sigma":
             return params.top_n_sigma > 0
         case "top_k":
@@ -94,7 +105,11 @@ def _is_active(stage: Sampler, params: SamplingParams) -> bool:
         case "xtc":
             return params.xtc_probability > 0 and params.xtc_threshold <= MAX_XTC_THRESHOLD
         case "temperature":
-            return params.temperature != 1 or params.dynatemp_range > 0
+            return params.temperature != 1 or _is_dynamic(params)
+
+
+def _is_dynamic(params: SamplingParams) -> bool:
+    return params.dynatemp_range > 0 and not params.mirostat
 
 
 def penalized(
@@ -112,12 +127,24 @@ def penalized(
 
 
 def _penalize(row: Row, params: SamplingParams, seen: Seen) -> Row:
-    places = np.searchsorted(row.tokens, seen.tokens)
-    is_left = row.tokens[np.minimum(places, len(row.tokens) - 1)] == seen.tokens
-    places = places[is_left]
+    places, is_left = _places(row, seen.tokens)
     logits = row.logits.copy()
     logits[places] = penalized(logits[places], seen.counts[is_left], params)
     return Row(row.tokens, logits)
+
+
+def _take_off(row: Row, penalties: Penalties) -> Row:
+    places, is_left = _places(row, penalties.tokens)
+    logits = row.logits.copy()
+    logits[places] -= penalties.amounts[is_left]
+    return Row(row.tokens, logits)
+
+
+def _places(row: Row, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the places in a row of those of `tokens` that are left, and which ones are."""
+    places = np.searchsorted(row.tokens, tokens)
+    is_left = row.tokens[np.minimum(places, len(row.tokens) - 1)] == tokens
+    return places[is_left], is_left
 
 
 def _top_n_sigma(row: Row, params: SamplingParams) -> Row:
@@ -186,7 +213,7 @@ def _xtc(row: Row, params: SamplingParams, chance: float) -> Row:
 
 def _temperature(row: Row, params: SamplingParams) -> Row:
     temperature = params.temperature
-    if params.dynatemp_range > 0:
+    if _is_dynamic(params):
         temperature = _dynamic_temperature(row, params)
     if temperature <= 0:
         return row.keep(np.array([int(np.argmax(row.logits))]))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pushkin_runtime.dry import NO_PENALTIES, Penalties
 from pushkin_runtime.sampler_stages import (
     NOTHING_SEEN,
     Row,
@@ -28,7 +29,8 @@ from pushkin_runtime.sampler_stages import (
     run_stage,
     softmax,
 )
-from pushkin_runtime.types import Sampler, SamplingOverrides, SamplingParams, Task, TokenLogprob
+from pushkin_runtime.sampling_types import Sampler, SamplingOverrides, SamplingParams
+from pushkin_runtime.types import Task, TokenLogprob
 
 FloatArray = NDArray[np.float32]
 
@@ -91,7 +93,11 @@ class Candidates:
 
 
 def candidates(
-    logits: FloatArray, params: SamplingParams, seen: Seen = NOTHING_SEEN, chance: float = 0.0
+    logits: FloatArray,
+    params: SamplingParams,
+    seen: Seen = NOTHING_SEEN,
+    chance: float = 0.0,
+    dry: Penalties = NO_PENALTIES,
 ) -> Candidates:
     """Run every stage on one row of raw logits (vocab_size,), at least one finite.
 
@@ -101,13 +107,16 @@ def candidates(
     if stages[:1] == ("penalties",):
         logits, stages = logits.copy(), stages[1:]
         logits[seen.tokens] = penalized(logits[seen.tokens], seen.counts, params)
+    if stages[:1] == ("dry",):
+        logits, stages = logits.copy(), stages[1:]
+        logits[dry.tokens] -= dry.amounts
     is_greedy = params.temperature <= 0 and params.dynatemp_range <= 0 and "temperature" in stages
     if is_greedy and KEEP_THE_BEST.issuperset(stages):
         return Candidates(np.array([int(np.argmax(logits))]), np.ones(1))
     tokens, stages = _first_cut(logits, params, stages)
     row = Row(tokens, logits[tokens].astype(np.float64))
     for stage in stages:
-        row = run_stage(stage, row, params, seen, chance)
+        row = run_stage(stage, row, params, seen, dry, chance)
     return Candidates(row.tokens, softmax(row.logits))
 
 
@@ -166,7 +175,7 @@ def token_logprob(logits: FloatArray, token: int, n_top: int) -> TokenLogprob:
     """Return `token` under one row of raw logits, with the `n_top` likeliest beside it."""
     peak = logits.max()
     total = float(peak) + math.log(np.exp(logits - peak).sum(dtype=np.float64))
-    best = _largest(logits, n_top)
+    best = largest(logits, n_top)
     top = tuple((int(t), float(logits[t]) - total) for t in best if np.isfinite(logits[t]))
     return TokenLogprob(token, float(logits[token]) - total, top)
 
@@ -174,13 +183,13 @@ def token_logprob(logits: FloatArray, token: int, n_top: int) -> TokenLogprob:
 def sampled_logprob(chosen: Candidates, token: int, n_top: int) -> TokenLogprob:
     """Return `token` as the samplers left it, with the `n_top` likeliest survivors."""
     probabilities = np.maximum(chosen.probabilities, np.finfo(np.float64).tiny)
-    best = _largest(probabilities, n_top)
+    best = largest(probabilities, n_top)
     top = tuple((int(chosen.tokens[i]), math.log(probabilities[i])) for i in best)
     [place] = np.flatnonzero(chosen.tokens == token)
     return TokenLogprob(token, math.log(probabilities[place]), top)
 
 
-def _largest(values: NDArray[np.floating[Any]], n: int) -> NDArray[np.int64]:
+def largest(values: NDArray[np.floating[Any]], n: int) -> NDArray[np.int64]:
     """Return the places of the n largest values, best first, the lower place of equals first."""
     n = min(n, len(values))
     if n == 0:

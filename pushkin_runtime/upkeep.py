@@ -20,7 +20,7 @@ MARGIN_BYTES = 256 << 20  # libraries, activations, the daemon itself
 # By engine, of a large model: bytes of a number in the KV cache, and memory of the weights over their size on disk
 # (ONNX Runtime and XNNPACK pack 4-bit matrices anew: python -m benchmarks.engine_speed). Others: 2 and 1.
 KV_WIDTH = {"onnx": 4, "executorch": 4}
-PACKED = {"onnx": 1.3, "executorch": 1.4}
+PACKED = {"onnx": 1.25, "executorch": 1.4}
 QUIET_S = 5.0  # without a request: longer than a pause between two words
 LOOK_S = 10.0  # between two looks at the pressure, while there is anything to shed
 AGAIN_S = 60.0  # pressure that lasts sheds no more often

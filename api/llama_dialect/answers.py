@@ -12,15 +12,9 @@ from typing_extensions import TypedDict
 from api.answers import AdapterAnswer
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.requests import logit_bias, sampler_names
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import (
-    Choice,
-    FinishReason,
-    GenerationResult,
-    SamplingParams,
-    StopCause,
-    TokenLogprob,
-)
+from pushkin_runtime.types import Choice, FinishReason, GenerationResult, StopCause, TokenLogprob
 
 
 class LoraAnswer(TypedDict):
@@ -205,13 +199,14 @@ def generation_settings(
         "repeat_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "dry_multiplier": body.dry_multiplier,
-        "dry_base": body.dry_base,
-        "dry_allowed_length": body.dry_allowed_length,
-        "dry_penalty_last_n": body.dry_penalty_last_n,
-        "mirostat": body.mirostat,
-        "mirostat_tau": body.mirostat_tau,
-        "mirostat_eta": body.mirostat_eta,
+        "dry_multiplier": sampling.dry_multiplier,
+        "dry_base": sampling.dry_base,
+        "dry_allowed_length": sampling.dry_allowed_length,
+        "dry_penalty_last_n": sampling.dry_penalty_last_n,
+        "dry_sequence_breakers": list(sampling.dry_sequence_breakers),
+        "mirostat": sampling.mirostat,
+        "mirostat_tau": sampling.mirostat_tau,
+        "mirostat_eta": sampling.mirostat_eta,
         "stop": list(body.stop),
         "max_tokens": body.n_predict,
         "n_predict": body.n_predict,

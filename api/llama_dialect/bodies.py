@@ -22,11 +22,13 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from api.llama_dialect.prompts import MAX_PARTS, MAX_TOKEN_ID, Prompts
 from api.schemas import MAX_INT64, MAX_TEXT_CHARS, DocumentId, Finite
+from pushkin_runtime.sampling_types import DRY_BASE, DRY_BREAKERS
 from pushkin_runtime.types import MAX_ADAPTER_SCALE
 
 MAX_INT32 = 2**31 - 1
 MAX_BIASES = 1024
 MAX_BIAS = 10_000.0
+MAX_BREAKER = 40  # characters; upstream cuts longer ones off
 N_SLOTS = 4  # alternatives of one request; upstream's bound is its number of slots
 
 BAN = float("-inf")
@@ -36,6 +38,9 @@ Penalty = Annotated[Finite, Field(ge=-100, le=100)]
 Count = Annotated[int, Field(ge=0, le=MAX_INT32)]
 CountOrAll = Annotated[int, Field(ge=-1, le=MAX_INT32)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+DryBreakers = Annotated[
+    list[Annotated[str, Field(max_length=MAX_BREAKER)]], Field(min_length=1, max_length=64)
+]
 StopWord = Annotated[str, Field(max_length=256)]
 StopWords = Annotated[list[StopWord], Field(max_length=32)]
 
@@ -162,9 +167,12 @@ class LlamaCompletionBody(LlamaBody):
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     dry_multiplier: Annotated[Finite, Field(ge=0, le=100)] = 0.0
-    dry_base: Annotated[Finite, Field(ge=0, le=100)] = 1.75
+    dry_base: Annotated[Finite, Field(ge=0, le=100)] = Field(
+        DRY_BASE, description="Below 1 it is the default."
+    )
     dry_allowed_length: Count = 2
     dry_penalty_last_n: CountOrAll = 64
+    dry_sequence_breakers: DryBreakers = list(DRY_BREAKERS)
     mirostat: Annotated[int, Field(ge=0, le=2)] = 0
     mirostat_tau: Annotated[Finite, Field(ge=0, le=100)] = 5.0
     mirostat_eta: Annotated[Finite, Field(ge=0, le=100)] = 0.1

@@ -9,20 +9,11 @@ from typing import cast, get_args
 from api.errors import ApiError
 from api.llama_dialect.bodies import LlamaCompletionBody
 from api.llama_dialect.prompts import Prompt, token_prompt
+from pushkin_runtime.sampler_stages import LLAMA_ORDER
+from pushkin_runtime.sampling_types import DRY_BASE, Sampler, SamplingOverrides
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import AdapterRef, GenerationRequest, Sampler, SamplingOverrides
+from pushkin_runtime.types import AdapterRef, GenerationRequest
 
-DEFAULT_SAMPLERS: tuple[str, ...] = (
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-)
 SAMPLER_LETTERS: dict[str, str] = {
     "d": "dry",
     "k": "top_k",
@@ -45,8 +36,6 @@ _UNSUPPORTED = ("infill", "adaptive_p")
 _REFUSALS: tuple[tuple[str, Callable[[LlamaCompletionBody], bool], str], ...] = (
     ("grammar", lambda b: bool(b.grammar), "constrained decoding is not for prose"),
     ("json_schema", lambda b: b.json_schema is not None, "constrained decoding is not for prose"),
-    ("mirostat", lambda b: b.mirostat != 0, "min-p does its work here; leave it 0"),
-    ("dry_multiplier", lambda b: b.dry_multiplier != 0, "use the repetition penalties; leave it 0"),
     (
         "min_keep",
         lambda b: b.min_keep > 1,
@@ -110,10 +99,10 @@ def logit_bias(
     return tuple(found)
 
 
-def sampler_names(body: LlamaCompletionBody) -> tuple[str, ...]:
+def sampler_names(body: LlamaCompletionBody) -> tuple[Sampler, ...]:
     """The stages in order, as upstream names them. Raises ApiError for one that is not known."""
     if body.samplers is None:
-        return DEFAULT_SAMPLERS
+        return LLAMA_ORDER
     names: Iterable[str] = body.samplers
     if isinstance(body.samplers, str):
         names = [SAMPLER_LETTERS.get(letter, letter) for letter in body.samplers]
@@ -123,14 +112,14 @@ def sampler_names(body: LlamaCompletionBody) -> tuple[str, ...]:
             raise ApiError(
                 "capability_missing", f"the sampler {name} is not supported", param="samplers"
             )
-        if name not in (*_KNOWN, "dry"):
-            known = ", ".join(DEFAULT_SAMPLERS)
+        if name not in _KNOWN:
+            known = ", ".join(LLAMA_ORDER)
             raise ApiError(
                 "invalid_value",
                 f"`samplers` has an unknown one; known are {known}",
                 param="samplers",
             )
-    return checked
+    return cast("tuple[Sampler, ...]", checked)
 
 
 def _with_prompt(
@@ -143,7 +132,6 @@ def _with_prompt(
 
 def sampling(body: LlamaCompletionBody, n_context: int) -> SamplingOverrides:
     """Everything set, so that neither the task nor the persona moves anything but the seed."""
-    chain = cast("tuple[Sampler, ...]", tuple(n for n in sampler_names(body) if n != "dry"))
     return SamplingOverrides(
         temperature=max(0.0, body.temperature),
         min_p=body.min_p,
@@ -151,8 +139,8 @@ def sampling(body: LlamaCompletionBody, n_context: int) -> SamplingOverrides:
         top_k=max(0, body.top_k),
         repetition_penalty=body.repeat_penalty,
         seed=None if body.seed in (-1, NO_SEED) else body.seed,
-        samplers=chain,
-        repeat_last_n=n_context if body.repeat_last_n < 0 else min(body.repeat_last_n, n_context),
+        samplers=sampler_names(body),
+        repeat_last_n=_last_n(body.repeat_last_n, n_context),
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         dynatemp_range=body.dynatemp_range,
@@ -161,4 +149,16 @@ def sampling(body: LlamaCompletionBody, n_context: int) -> SamplingOverrides:
         top_n_sigma=body.top_n_sigma,
         xtc_probability=body.xtc_probability,
         xtc_threshold=body.xtc_threshold,
+        dry_multiplier=body.dry_multiplier,
+        dry_base=body.dry_base if body.dry_base >= 1 else DRY_BASE,  # as upstream has it
+        dry_allowed_length=body.dry_allowed_length,
+        dry_penalty_last_n=_last_n(body.dry_penalty_last_n, n_context),
+        dry_sequence_breakers=tuple(body.dry_sequence_breakers),
+        mirostat=body.mirostat,
+        mirostat_tau=body.mirostat_tau,
+        mirostat_eta=body.mirostat_eta,
     )
+
+
+def _last_n(n_tokens: int, n_context: int) -> int:
+    return n_context if n_tokens < 0 else min(n_tokens, n_context)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from api.errors import ApiError
 from api.openai_dialect.bodies import DEFAULT_MODEL, CompletionBody
 from api.schemas import adapter_refs, persona_request
-from pushkin_runtime.types import AdapterRef, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import AdapterRef, GenerationRequest
 
 MAX_TOKENS = 16
 N_SUFFIX_DRAFTS = 3  # at least, to choose from

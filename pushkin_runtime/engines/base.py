@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from adapters.composition import Composition
 from adapters.format import BaseModel
+from pushkin_runtime.dry import DryContext
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.speech_model import EncoderConfig
 from pushkin_runtime.tokenizer import TextTokenizer
-from pushkin_runtime.types import ModelInfo, SamplingParams, TokenLogprob
+from pushkin_runtime.types import ModelInfo, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +130,8 @@ class DecodePlan:
     last_token: the prompt's last token, not yet in the cache. first_logits: (vocab_size,) raw logits after it; if
     given, the cache holds that token too and the first step chooses from them without running the model.
     n_rows: alternatives, decoded as a batch.
-    recent: tokens the penalties count as seen. first_allowed: if not None, the only tokens
-    the first step may choose. banned: tokens never chosen. logit_bias: (token, what is added to its raw logit).
+    recent: tokens the penalties count as seen. dry: what DRY looks back on before the answer, None for nothing.
+    first_allowed: if not None, the only tokens the first step may choose. banned: tokens never chosen. logit_bias: (token, what is added to its raw logit).
     n_probs: alternatives told with each token, before the samplers or (post_sampling_probs) after.
     distinct_first: rows begin with different tokens (`sampling.pick_distinct`); else greedy rows all start alike.
     """
@@ -139,6 +141,7 @@ class DecodePlan:
     sampling: SamplingParams
     seed: int
     recent: tuple[int, ...] = ()
+    dry: DryContext | None = None
     first_allowed: NDArray[np.int64] | None = None
     banned: NDArray[np.int64] | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()

@@ -43,7 +43,7 @@ class ExecutorchEngine:
     name = "executorch"
 
     def __init__(self, options: EngineOptions) -> None:
-        spec = open_model(options.model_dir)
+        spec = open_model(options.model_dir, cache_dir=options.cache_dir)
         self._config = spec.config
         self.tokenizer = open_tokenizer(spec)
         torch.set_num_threads(options.n_threads)

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from pushkin_runtime.dry import NO_PENALTIES, Dry, DryContext
 from pushkin_runtime.engines.base import DecodePlan, Step
 from pushkin_runtime.errors import EngineFailed
+from pushkin_runtime.mirostat import Mirostat
 from pushkin_runtime.sampler_stages import NOTHING_SEEN, Seen, active_stages
 from pushkin_runtime.sampling import (
     Candidates,
@@ -29,7 +31,7 @@ from pushkin_runtime.types import TokenLogprob
 
 
 class HostSampler:
-    """Owned by one decoder. Remembers what its rows have written, for the penalties."""
+    """Owned by one decoder. Remembers what its rows have written, for the penalties, DRY and mirostat."""
 
     def __init__(self, plan: DecodePlan) -> None:
         self._plan = plan
@@ -38,6 +40,10 @@ class HostSampler:
         self._chances = Uniforms(plan.seed, plan.n_rows, 1) if "xtc" in stages else None
         self._is_penalizing = "penalties" in stages
         self._history = [list(plan.recent) for _ in range(plan.n_rows)]
+        self._dry = _dry_rows(plan) if "dry" in stages else ()
+        self._mirostat = tuple(
+            Mirostat(plan.sampling) for _ in range(plan.n_rows if plan.sampling.mirostat else 0)
+        )
         self._is_first = True
         self._bias = np.array([bias for _, bias in plan.logit_bias], np.float32)
         self._biased = np.array([token for token, _ in plan.logit_bias], np.int64)
@@ -61,9 +67,17 @@ class HostSampler:
         uniforms = self._uniforms.next()
         chances = np.zeros(len(raw)) if self._chances is None else self._chances.next()
         left = [
-            candidates(self._adjusted(logits), params, self._seen(row), float(chances[row]))
+            candidates(
+                self._adjusted(logits),
+                params,
+                self._seen(row),
+                float(chances[row]),
+                self._dry[row].penalties() if self._dry else NO_PENALTIES,
+            )
             for row, logits in enumerate(raw)
         ]
+        if self._mirostat:
+            left = [m.cut(row, raw.shape[1]) for m, row in zip(self._mirostat, left, strict=True)]
         if is_distinct:
             tokens = pick_distinct(left, None if is_greedy else uniforms)
         else:
@@ -73,10 +87,17 @@ class HostSampler:
             logprobs.append(log_softmax_at(logits, token))
             if self._plan.n_probs:
                 details.append(self._detail(logits, left[row], token))
-            if self._is_penalizing:
-                self._history[row].append(token)
+            self._remember(row, token, left[row])
         self._is_first = False
         return Step(tuple(tokens), tuple(logprobs), tuple(details))
+
+    def _remember(self, row: int, token: int, left: Candidates) -> None:
+        if self._is_penalizing:
+            self._history[row].append(token)
+        if self._dry:
+            self._dry[row].push(token)
+        if self._mirostat:
+            self._mirostat[row].observe(left, token)
 
     def _adjusted(self, raw: FloatArray) -> FloatArray:
         """Return one row of logits with biases, bans and the first step's constraint."""
@@ -108,6 +129,12 @@ class HostSampler:
         if self._plan.post_sampling_probs:
             return sampled_logprob(left, token, self._plan.n_probs)
         return token_logprob(raw, token, self._plan.n_probs)
+
+
+def _dry_rows(plan: DecodePlan) -> tuple[Dry, ...]:
+    context = plan.dry or DryContext((), lambda _: b"")
+    first = Dry(plan.sampling, context)
+    return (first, *(first.fork() for _ in range(plan.n_rows - 1)))
 
 
 class HostDecoder:

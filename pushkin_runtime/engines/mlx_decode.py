@@ -16,7 +16,8 @@ from pushkin_runtime.engines.mlx_cache import MlxKVCache
 from pushkin_runtime.engines.mlx_errors import translated
 from pushkin_runtime.sampler_stages import active_stages
 from pushkin_runtime.sampling import Uniforms
-from pushkin_runtime.types import ModelInfo, Sampler, SamplingParams
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
+from pushkin_runtime.types import ModelInfo
 
 ON_DEVICE: frozenset[Sampler] = frozenset(("penalties", "top_k", "top_p", "min_p", "temperature"))
 
@@ -42,7 +43,7 @@ def is_on_device(plan: DecodePlan) -> bool:
     stages = active_stages(params)
     if plan.distinct_first and plan.first_logits is None:
         return False
-    if plan.logit_bias or plan.n_probs or not ON_DEVICE.issuperset(stages):
+    if plan.logit_bias or plan.n_probs or params.mirostat or not ON_DEVICE.issuperset(stages):
         return False
     if "penalties" in stages:
         is_repetition = not (params.presence_penalty or params.frequency_penalty)

@@ -51,7 +51,7 @@ class MlxEngine:
     name = "mlx"
 
     def __init__(self, options: EngineOptions) -> None:
-        self._spec = open_model(options.model_dir)
+        self._spec = open_model(options.model_dir, cache_dir=options.cache_dir)
         self._config = self._spec.config
         self.tokenizer = open_tokenizer(self._spec)
         self._slot = LoraSlot()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +42,7 @@ from pushkin_runtime.engines.onnx_lora import OnnxLora, load_lora, no_lora
 from pushkin_runtime.engines.onnx_weights import Checkpoint
 from pushkin_runtime.errors import EngineFailed, ModelUnsupported
 from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig, Quantization
-from pushkin_runtime.model_store import base_model, model_info, open_model, open_tokenizer
+from pushkin_runtime.model_store import base_model, begin_open, model_info, open_tokenizer
 
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be a quarter of a gigabyte
 
@@ -55,7 +56,7 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, options: EngineOptions, *, int8_activations: bool | None = None) -> None:
-        self._spec = open_model(options.model_dir)
+        self._spec = begin_open(options.model_dir, cache_dir=options.cache_dir)
         self._config = config = self._spec.config
         is_small = self._spec.n_parameters <= SMALL_MODEL
         if not is_small and config.quantization is None:
@@ -65,14 +66,20 @@ class OnnxEngine:
             )
         if config.quantization is not None:
             _check_bits(self._spec.id, config.quantization)
-        self.tokenizer = open_tokenizer(self._spec)
         int8 = not is_small if int8_activations is None else int8_activations
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
-        self._checkpoint = checkpoint = Checkpoint(self._spec)
+        scratch = None if is_small else options.cache_dir
+        self._checkpoint = checkpoint = Checkpoint(self._spec, scratch)
         n_threads = options.n_threads
-        # The head first: the largest matrix is twice in memory while it is packed, and then alone.
-        self._head = _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
-        self._layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+        with ThreadPoolExecutor(1) as beside, checkpoint.releasing():
+            head = beside.submit(
+                lambda: _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            )
+            tokenizer = beside.submit(open_tokenizer, self._spec)
+            layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            self.tokenizer = tokenizer.result()
+        self._layers, self._head = layers.session, head.result().session
+        self._values = layers.values + head.result().values
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -143,7 +150,7 @@ class OnnxEngine:
         return self._logits(hidden[0])
 
     def close(self) -> None:
-        del self._layers, self._head, self._checkpoint
+        del self._layers, self._head, self._values, self._checkpoint
 
     def leave_thread(self) -> None:
         """ONNX Runtime keeps nothing per thread that needs giving back."""
@@ -222,17 +229,28 @@ class _RopeTable:
         return self.cos, self.sin
 
 
-def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> InferenceSession:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Session:
+    """A session and the values that it reads where they are; they must outlive it."""
+
+    session: InferenceSession
+    values: list[OrtValue]
+
+
+def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> _Session:
     options = SessionOptions()
     options.intra_op_num_threads = n_threads
     # The layers and the head have a pool each: a waiting pool that spins takes a core from the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")  # most of a load
     folder = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(folder, str(checkpoint.folder))
+    options.add_session_config_entry(folder, str(checkpoint.config.parent))
+    # Not `add_external_initializers`, which copies all of them first.
     values = [OrtValue.ortvalue_from_numpy(array) for array in graph.arrays.values()]
-    options.add_external_initializers(list(graph.arrays), values)
-    checkpoint.release()
-    return InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    for name, value in zip(graph.arrays, values, strict=True):
+        options.add_initializer(name, value)
+    session = InferenceSession(graph.model, options, providers=["CPUExecutionProvider"])
+    return _Session(session, values)
 
 
 def _run(

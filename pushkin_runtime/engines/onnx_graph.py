@@ -2,7 +2,7 @@
 
 The layers read rows (n_rows, n_new, hidden_size) float32 after Gemma's √hidden, extend the KV buffers in place and
 return the rows after the final norm. Everything that changes between calls is an input: positions, buffers,
-the adapters' matrices. Matrices of quantised checkpoints stay in their files, which the graph only points at.
+the adapters' matrices. Matrices of quantised checkpoints stay in their files, of which the arrays are views.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -27,6 +26,9 @@ IR_VERSION = 10
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 FLOAT_ACTIVATIONS = 1
 PARTS = ("key", "value")
+NOWHERE = (
+    1 << 40
+)  # in a file that must be there: who reads an array from it, and not as it is given, fails
 INLINE_BYTES = 1024  # a protobuf message ends at 2 GB: what is larger stays outside of it
 
 
@@ -113,8 +115,11 @@ class _Builder:
         if value.nbytes <= INLINE_BYTES:
             self.initializers[name] = numpy_helper.from_array(value, name)
             return name
-        outside = _outside(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        outside.external_data.add(key="location", value="memory")
+        dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
+        outside = TensorProto(name=name, data_type=dtype, dims=value.shape)
+        outside.data_location = TensorProto.EXTERNAL
+        outside.external_data.add(key="location", value=self.checkpoint.config.name)
+        outside.external_data.add(key="offset", value=str(NOWHERE))
         self.initializers[name] = outside
         self.arrays[name] = np.ascontiguousarray(value)
         return name
@@ -157,15 +162,10 @@ class _Builder:
 
     def _quantized_linear(self, x: str, module: str, matrix: QuantizedMatrix) -> str:
         n_out, n_groups = matrix.scales.shape
-        shape = (n_out, n_groups, matrix.group_size * matrix.bits // 8)
-        codes = _outside(f"{module}.codes", TensorProto.UINT8, shape)
-        codes.external_data.add(key="location", value=self.checkpoint.location(matrix.codes))
-        codes.external_data.add(key="offset", value=str(matrix.codes.offset))
-        codes.external_data.add(key="length", value=str(matrix.codes.n_bytes))
-        self.initializers[codes.name] = codes
-        inputs = [x, codes.name, self.constant(f"{module}.scales", matrix.scales)]
+        inputs = [x, self.constant(f"{module}.codes", matrix.codes)]
+        inputs.append(self.constant(f"{module}.scales", self.checkpoint.spill(matrix.scales)))
         if matrix.zeros is not None:
-            inputs.append(self.constant(f"{module}.zeros", matrix.zeros))
+            inputs.append(self.constant(f"{module}.zeros", self.checkpoint.spill(matrix.zeros)))
         y = self.op(
             "MatMulNBits",
             inputs,
@@ -308,9 +308,3 @@ class _Layers:
         c = self._config
         kind = "global" if c.is_global(i) else "local"
         return ["n_rows", c.n_kv_heads, f"{kind}.capacity", c.head_dim]
-
-
-def _outside(name: str, dtype: int, shape: Sequence[int]) -> Any:
-    tensor = onnx.TensorProto(name=name, data_type=dtype, dims=shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    return tensor

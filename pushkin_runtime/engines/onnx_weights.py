@@ -1,4 +1,4 @@
-"""A checkpoint's matrices as ONNX Runtime reads them: mapped from the files, nothing expanded or copied.
+"""A checkpoint's matrices as ONNX Runtime reads them: mapped from the files, no code expanded or copied.
 
 mlx-lm's packed codes are byte for byte what `MatMulNBits` wants; what differs is the offset. There a weight is
 code * scale + bias, here (code - zero) * scale with `zero` a code, so what a bias has beyond that is kept as
@@ -7,10 +7,12 @@ code * scale + bias, here (code - zero) * scale with `zero` a code, so what a bi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
-import os
-from collections.abc import Sequence
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,26 +30,19 @@ _DTYPES: dict[str, Any] = {
     "U32": np.uint32,
 }
 ROWS_AT_ONCE = 8192  # of a matrix whose offsets are looked at: bounds what loading needs
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where bytes lie in a file."""
-
-    path: Path
-    offset: int
-    n_bytes: int
+SPILL_BYTES = 64 << 10  # smaller arrays are not worth a file
+RELEASE_S = 0.05  # between two releases: tens of megabytes at the pace of packing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedMatrix:
     """A stored matrix of (out, in) weights, `bits` each, (code - zero) * scale + rest.
 
-    codes: where (out, n_groups, group_size * bits / 8) bytes lie. scales: (out, n_groups) float32. zeros: packed as
+    codes: (out, n_groups, group_size * bits / 8) uint8, in the file. scales: (out, n_groups) float32. zeros: packed as
     the codes are; None: the middle code everywhere. rest: (n_groups, out) float32; None: nothing.
     """
 
-    codes: Place
+    codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
     zeros: NDArray[np.uint8] | None
     rest: NDArray[np.float32] | None
@@ -56,32 +51,73 @@ class QuantizedMatrix:
 
 
 class Checkpoint:
-    """The tensors of a model folder by our names, as views of the mapped files. folder: the files' common one."""
+    """The tensors of a model folder by our names, as views of the mapped files. Any thread.
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-        parents = {str(tensor.path.resolve().parent) for tensor in spec.tensors.values()}
-        self.folder = Path(os.path.commonpath(parents))
+    scratch: folder for what is made from them and read once; None: that stays in memory. config: a file of the model,
+    where it really lies.
+    """
+
+    def __init__(self, spec: ModelSpec, scratch: Path | None = None) -> None:
+        self._spec, self._scratch = spec, scratch
+        self.config = (spec.path / "config.json").resolve()
         self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
         self._maps: dict[Path, mmap.mmap] = {}
+        self._spilled: list[mmap.mmap] = []
+        for path in {tensor.path for tensor in spec.tensors.values()}:
+            with path.open("rb") as file:
+                n_header = int.from_bytes(file.read(8), "little")
+                self._headers[path] = 8 + n_header, json.loads(file.read(n_header))
+                self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """Return a read-only view in the file's own dtype; pages are read when touched."""
-        place, dtype, shape = self._entry(name)
-        if place.path not in self._maps:
-            with place.path.open("rb") as file:
-                self._maps[place.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        raw = np.frombuffer(self._maps[place.path], np.uint8, place.n_bytes, place.offset)
-        return raw.view(dtype).reshape(shape)
+        tensor = self._spec.tensors[name]
+        start, header = self._headers[tensor.path]
+        entry = header[tensor.stored_name]
+        first, last = entry["data_offsets"]
+        raw = np.frombuffer(self._maps[tensor.path], np.uint8, last - first, start + first)
+        return raw.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+    def spill(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the same numbers as a view of a nameless file, whose pages `release` lets go of.
+
+        ONNX Runtime packs a copy of scales and zeros, keeps the ones it was given, and reads them no more (on x86-64;
+        where it does, they are read from the file). A small array, or one that finds no room, stays where it is.
+        """
+        if self._scratch is None or array.nbytes < SPILL_BYTES:
+            return array
+        try:
+            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._scratch) as file:
+                array.tofile(file)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError:
+            return array
+        self._spilled.append(mapped)
+        return np.frombuffer(mapped, array.dtype).reshape(array.shape)
 
     def release(self) -> None:
         """Let go of the pages read so far; they are read again when touched."""
-        for mapped in self._maps.values():
+        for mapped in [*self._maps.values(), *self._spilled]:
             mapped.madvise(mmap.MADV_DONTNEED)
 
-    def location(self, place: Place) -> str:
-        """Return the file of `place` from `folder`."""
-        return str(place.path.resolve().relative_to(self.folder))
+    @contextlib.contextmanager
+    def releasing(self) -> Iterator[None]:
+        """Release again and again while the files are read: what has been packed need not stay as it was."""
+        is_over = threading.Event()
+
+        def run() -> None:
+            while not is_over.wait(RELEASE_S):
+                self.release()
+
+        thread = threading.Thread(target=run, name="checkpoint-pages", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            self.release()
 
     def is_quantized(self, module: str) -> bool:
         """Whether the matrix of `module` is stored as codes."""
@@ -95,8 +131,9 @@ class Checkpoint:
         scales = self.tensor(f"{module}.scales")
         biases = self.tensor(f"{module}.biases")
         zeros, rest = _offsets(scales, biases, bits)
+        codes = self.tensor(f"{module}.weight").view(np.uint8)
         return QuantizedMatrix(
-            codes=self._entry(f"{module}.weight")[0],
+            codes=codes.reshape(*scales.shape, quantization.group_size * bits // 8),
             scales=scales.astype(np.float32),
             zeros=zeros,
             rest=rest,
@@ -121,18 +158,6 @@ class Checkpoint:
         grouped += biases[..., None]
         return grouped.reshape(len(grouped), -1)
 
-    def _entry(self, name: str) -> tuple[Place, Any, tuple[int, ...]]:
-        tensor = self._spec.tensors[name]
-        if tensor.path not in self._headers:
-            with tensor.path.open("rb") as file:
-                n_header = int.from_bytes(file.read(8), "little")
-                self._headers[tensor.path] = 8 + n_header, json.loads(file.read(n_header))
-        start, header = self._headers[tensor.path]
-        entry = header[tensor.stored_name]
-        first, last = entry["data_offsets"]
-        place = Place(tensor.path, start + first, last - first)
-        return place, _DTYPES[entry["dtype"]], tuple(entry["shape"])
-
 
 def _offsets(
     scales: NDArray[Any], biases: NDArray[Any], bits: int
@@ -140,20 +165,27 @@ def _offsets(
     """Return the packed zeros and the rest of (out, n_groups) biases, None each where there is nothing to keep."""
     n_out, n_groups = scales.shape
     middle, last = 1 << (bits - 1), (1 << bits) - 1
-    zeros = np.full((n_out, n_groups), middle, np.uint8)
-    rest = np.zeros((n_groups, n_out), np.float32)
+    zeros = rest = None
     for start in range(0, n_out, ROWS_AT_ONCE):
         span = slice(start, start + ROWS_AT_ONCE)
         scale, bias = scales[span].astype(np.float32), biases[span].astype(np.float32)
+        if (bias == scale * np.float32(-middle)).all():
+            continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            zero = np.rint(-bias / scale)
-        zero = np.where(np.isfinite(zero), zero, middle).clip(0, last)
+            zero = np.rint(bias / -scale)
+        np.copyto(zero, middle, where=~np.isfinite(zero))
+        np.clip(zero, 0, last, out=zero)
+        if zeros is None:
+            zeros = np.full((n_out, n_groups), middle, np.uint8)
         zeros[span] = zero
-        rest[:, span] = (bias + zero.astype(np.float32) * scale).T
-    return (
-        None if (zeros == middle).all() else _packed(zeros, bits),
-        rest if rest.any() else None,
-    )
+        bias += np.multiply(zero, scale, out=zero)
+        if bias.any():
+            if rest is None:
+                rest = np.zeros((n_groups, n_out), np.float32)
+            rest[:, span] = bias.T
+    if zeros is not None and (zeros == middle).all():
+        zeros = None
+    return None if zeros is None else _packed(zeros, bits), rest
 
 
 def _packed(zeros: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

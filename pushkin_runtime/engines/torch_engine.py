@@ -96,7 +96,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, options: EngineOptions, *, keep_quantized: bool | None = None) -> None:
-        self._spec = open_model(options.model_dir)
+        self._spec = open_model(options.model_dir, cache_dir=options.cache_dir)
         self._config = self._spec.config
         self.tokenizer = open_tokenizer(self._spec)
         torch.set_num_threads(options.n_threads)

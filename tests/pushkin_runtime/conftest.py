@@ -25,14 +25,8 @@ from pushkin_runtime.engines.scripted_engine import BASE, ScriptedEngine
 from pushkin_runtime.model_config import parse_config
 from pushkin_runtime.model_store import base_model, expected_shapes, open_model
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
-from pushkin_runtime.types import (
-    AdapterRef,
-    Done,
-    Event,
-    Failed,
-    GenerationRequest,
-    SamplingOverrides,
-)
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import AdapterRef, Done, Event, Failed, GenerationRequest
 from training.tokenizer import save_tokenizer, train_tokenizer
 
 WINDOW = 16

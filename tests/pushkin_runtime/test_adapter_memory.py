@@ -17,13 +17,8 @@ from adapters.errors import (
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import BASE, ScriptedEngine
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import (
-    AdapterRef,
-    Delta,
-    Done,
-    GenerationRequest,
-    SamplingOverrides,
-)
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import AdapterRef, Delta, Done, GenerationRequest
 
 GREEDY = SamplingOverrides(temperature=0.0)
 PREFIX = "The old house stood by the river, and nobody had lived in it since "

@@ -11,7 +11,8 @@ import pytest
 from pushkin_runtime.choices import Draft, rank, without_near_duplicates
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Delta, Done, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import Delta, Done, GenerationRequest
 
 Start = Callable[..., Runtime]
 Generate = Callable[..., Done]

@@ -12,7 +12,7 @@ from pushkin_runtime.engines.base import DecodePlan, Embeddings, Engine, KVCache
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.sampler_stages import LLAMA_ORDER
 from pushkin_runtime.sampling import FloatArray
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 TOLERANCE = 2e-5  # float32, logits of a few units
 GREEDY = SamplingParams(temperature=0.0)
@@ -235,6 +235,9 @@ CHAINS: dict[str, dict[str, Any]] = {
     "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.05, "temperature": 2.0},
     "typical": {"typical_p": 0.5, "top_n_sigma": 2.0},
     "dynatemp": {"temperature": 1.0, "dynatemp_range": 0.8, "dynatemp_exponent": 1.5},
+    "dry": {"dry_multiplier": 2.0, "dry_allowed_length": 1, "temperature": 0.5},
+    "mirostat": {"mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.5},
+    "mirostat 2": {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5},
 }
 
 

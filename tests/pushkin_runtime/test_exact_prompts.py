@@ -14,7 +14,8 @@ from pushkin_runtime.engines.base import Engine
 from pushkin_runtime.engines.scripted_engine import ScriptedEngine
 from pushkin_runtime.errors import ContextExceeded, InvalidRequest
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Delta, Done, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import Delta, Done, GenerationRequest
 
 Start = Callable[..., Runtime]
 Generate = Callable[..., Done]

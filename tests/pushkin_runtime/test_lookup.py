@@ -13,7 +13,9 @@ import pytest
 from pushkin_runtime.engines.base import DecodePlan, Engine, Tokens
 from pushkin_runtime.lookup import MAX_DRAFT, Drafter, LookupDecoder
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import Done, SamplingOverrides, SamplingParams
+from pushkin_runtime.sampler_stages import LLAMA_ORDER
+from pushkin_runtime.sampling_types import SamplingOverrides, SamplingParams
+from pushkin_runtime.types import Done
 
 PROMPT = tuple(np.random.default_rng(0).integers(4, 500, 24).tolist())
 
@@ -72,6 +74,8 @@ def plainly(engine: Engine, sampling: SamplingParams, n_steps: int, seed: int = 
         SamplingParams(temperature=0.0),
         SamplingParams(min_p=0.05),
         SamplingParams(min_p=0.02, repetition_penalty=1.3),
+        SamplingParams(samplers=LLAMA_ORDER, dry_multiplier=2.0, dry_allowed_length=1),
+        SamplingParams(mirostat=2, mirostat_tau=3.0, mirostat_eta=0.5),
     ],
 )
 @pytest.mark.parametrize("n_right", [0, 1, 3, 9])

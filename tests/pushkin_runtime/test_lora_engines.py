@@ -25,7 +25,7 @@ from pushkin_runtime.engines.base import (
 )
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
 from pushkin_runtime.errors import EngineFailed
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 TOLERANCE = 1e-3  # what issue 4 allows; float32 really stays near 1e-5
 PROMPT = tuple(np.random.default_rng(5).integers(4, 500, 90).tolist())  # the window is 16

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pushkin_runtime.engines import onnx_engine
+from pushkin_runtime.engines import onnx_engine, onnx_weights
 from pushkin_runtime.engines.base import EngineOptions, Tokens
 from pushkin_runtime.engines.onnx_engine import OnnxEngine
 from pushkin_runtime.engines.torch_engine import TorchEngine
-from pushkin_runtime.errors import ModelUnsupported
+from pushkin_runtime.errors import ModelCorrupt, ModelUnsupported
 
 PROMPT = tuple(np.random.default_rng(5).integers(4, 500, 90).tolist())  # the window is 16
 
@@ -75,3 +75,67 @@ def test_a_large_model_of_floats_is_refused_before_it_is_read(
 
     with pytest.raises(ModelUnsupported, match="pushkin models quantize"):
         OnnxEngine(EngineOptions(model_dir=tiny_model))
+
+
+@pytest.fixture
+def _as_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_engine, "SMALL_MODEL", 1000)
+    monkeypatch.setattr(onnx_weights, "SPILL_BYTES", 1)
+
+
+@pytest.mark.usefixtures("_as_a_large_model")
+def test_what_is_packed_may_be_let_go_of(
+    quantized_with: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Scales and zeros lie in files without a name; whoever still reads them finds the same numbers."""
+    folder = quantized_with(4, between_codes)
+    kept = OnnxEngine(EngineOptions(model_dir=folder))
+    spilled = OnnxEngine(EngineOptions(model_dir=folder, cache_dir=tmp_path / "cache"))
+    expected = logits(kept)
+
+    assert (tmp_path / "cache").is_dir()
+    assert not list((tmp_path / "cache").iterdir())
+    np.testing.assert_array_equal(logits(spilled), expected)
+    spilled._checkpoint.release()
+    np.testing.assert_array_equal(logits(spilled), expected)
+
+
+@pytest.mark.usefixtures("_as_a_large_model")
+def test_without_room_for_a_file_the_numbers_stay_in_memory(
+    quantized_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("where a folder should be")
+    spilled = OnnxEngine(EngineOptions(model_dir=quantized_model, cache_dir=tmp_path / "cache"))
+
+    expected = logits(OnnxEngine(EngineOptions(model_dir=quantized_model)))
+    np.testing.assert_array_equal(logits(spilled), expected)
+
+
+def test_a_changed_file_is_found_out_though_it_is_read_while_it_is_hashed(
+    quantized_with: Callable[..., Path], manifest_writer: Callable[[Path], None]
+) -> None:
+    folder = quantized_with(4, symmetric)
+    manifest_writer(folder)
+    OnnxEngine(EngineOptions(model_dir=folder))
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+
+    with pytest.raises(ModelCorrupt, match=r"model\.safetensors has another SHA-256"):
+        OnnxEngine(EngineOptions(model_dir=folder))
+
+
+def test_a_folder_of_links_is_read(quantized_model: Path, tmp_path: Path) -> None:
+    """As Hugging Face's cache has them: every file somewhere else, under its hash."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for number, file in enumerate(sorted(quantized_model.iterdir())):
+        blob = tmp_path / f"blobs-{number}" / "content"
+        blob.parent.mkdir()
+        blob.write_bytes(file.read_bytes())
+        (folder / file.name).symlink_to(blob)
+
+    linked = OnnxEngine(EngineOptions(model_dir=folder))
+
+    expected = logits(OnnxEngine(EngineOptions(model_dir=quantized_model)))
+    np.testing.assert_array_equal(logits(linked), expected)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.engines.base import DecodePlan, Engine, EngineOptions, Tokens
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 PROMPT = tuple(np.random.default_rng(5).integers(4, 500, 120).tolist())
 

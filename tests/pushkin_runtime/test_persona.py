@@ -16,6 +16,7 @@ from pushkin_runtime.errors import InvalidRequest
 from pushkin_runtime.persona import NO_PERSONA, Persona
 from pushkin_runtime.prompt import build_prompt
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.sampling_types import SamplingOverrides
 from pushkin_runtime.types import (
     AdapterRef,
     Done,
@@ -23,7 +24,6 @@ from pushkin_runtime.types import (
     PersonaRequest,
     PersonaSource,
     PersonaUsed,
-    SamplingOverrides,
 )
 
 GREEDY = SamplingOverrides(temperature=0.0)

@@ -14,7 +14,8 @@ from pushkin_runtime.engines.scripted_engine import ScriptedCache, ScriptedEngin
 from pushkin_runtime.prompt import build_prompt
 from pushkin_runtime.prompt_cache import MAX_ENDS, CacheKey, Prefix, PromptCache
 from pushkin_runtime.runtime import Runtime
-from pushkin_runtime.types import AdapterRef, Done, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import AdapterRef, Done, GenerationRequest
 
 GREEDY = SamplingOverrides(temperature=0.0)
 KEY = CacheKey("base", (), 0)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pushkin_runtime.dry import Penalties
 from pushkin_runtime.sampler_stages import LLAMA_ORDER, Seen, active_stages
 from pushkin_runtime.sampling import candidates, sampled_logprob, token_logprob
-from pushkin_runtime.types import Sampler, SamplingParams
+from pushkin_runtime.sampling_types import Sampler, SamplingParams
 
 OFF: dict[str, Any] = {"min_p": 0.0, "samplers": LLAMA_ORDER}
 rows = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(
@@ -163,6 +164,7 @@ def test_a_stage_that_is_not_listed_is_not_run() -> None:
             "dynatemp_exponent": st.floats(0.0, 10.0),
             "repetition_penalty": st.floats(0.5, 2.0),
             "presence_penalty": st.floats(-2.0, 2.0),
+            "dry_multiplier": st.floats(0.0, 100.0),
             "samplers": st.permutations(LLAMA_ORDER).map(tuple),
         }
     ),
@@ -171,7 +173,8 @@ def test_a_stage_that_is_not_listed_is_not_run() -> None:
 def test_no_combination_leaves_nothing(
     logits: NDArray[np.float32], params: dict[str, Any], chance: float
 ) -> None:
-    chosen = candidates(logits, SamplingParams(**params), seen(0, 1, 1), chance)
+    dry = Penalties(np.array([0, 1]), np.array([1e30, params["dry_multiplier"]]))
+    chosen = candidates(logits, SamplingParams(**params), seen(0, 1, 1), chance, dry)
 
     assert len(chosen.tokens) >= 1
     assert (np.diff(chosen.tokens) > 0).all()

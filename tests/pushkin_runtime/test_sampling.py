@@ -21,7 +21,7 @@ from pushkin_runtime.sampling import (
     pick_distinct,
     resolve,
 )
-from pushkin_runtime.types import SamplingOverrides, SamplingParams
+from pushkin_runtime.sampling_types import SamplingOverrides, SamplingParams
 
 finite_logits = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60).map(
     lambda values: np.array(values, dtype=np.float32)

