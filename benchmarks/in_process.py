@@ -16,7 +16,7 @@ from daemon.lifecycle import build_runtime
 from pushkin_runtime.runtime import Runtime
 from pushkin_runtime.types import Delta, Done, Event, Failed, GenerationRequest, GenerationResult
 
-WAIT_S = 60.0
+WAIT_S = 600.0  # a long prompt of a large model
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–s
 stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint
 (and with `--end-in-steps` to end the decay sooner or later than planned). Where time is what is
 given, `--max-minutes` ends the stable phase and `--decay-minutes` plans the decay by the speed so far.
+A run in a new `--out` may `--start` from the weights of another; `--unlikelihood` is the last such one,
+which unlearns the loops of greedy decoding (`training.unlikelihood`).
 Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import time
@@ -35,6 +38,12 @@ from training.presets import PRESETS
 from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
 from training.tokenizer import TOKENIZER_FILES
+from training.unlikelihood import (
+    OPENING_TOKENS,
+    continued_greedily,
+    opening_rows,
+    repeated_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,10 @@ class RunSettings:
     precision: str = "no"  # accelerate's names: no or bf16
     compiled: bool = False
     quantized: bool = False
+    start: Path | None = None
+    unlikelihood: float = 0.0  # weight of that loss beside a weight of 1 for the corpus
+    continuations: int = 16  # of the model's own a step, over all processes
+    continuation_length: int = 256  # tokens, the opening among them
     max_minutes: float = 0.0
     save_every: int = 200
     keep: int = 2
@@ -76,11 +89,13 @@ class Trainer:
 def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
     """Build or restore a run. A run in `settings.out` is continued, with its own step count."""
     accelerator = Accelerator(mixed_precision=settings.precision)
-    if settings.rows_per_step % accelerator.num_processes:
-        raise ValueError(
-            f"rows_per_step {settings.rows_per_step} cannot be shared by "
-            f"{accelerator.num_processes} processes: choose a multiple"
-        )
+    shared = ("rows_per_step", "continuations") if settings.unlikelihood else ("rows_per_step",)
+    for name in shared:
+        if getattr(settings, name) % accelerator.num_processes:
+            raise ValueError(
+                f"{name} {getattr(settings, name)} cannot be shared by "
+                f"{accelerator.num_processes} processes: choose a multiple"
+            )
     torch.manual_seed(settings.seed)
     model = Gemma3ForCausalLM(PRESETS[settings.preset].config())
     model.config._attn_implementation = "sdpa"
@@ -90,13 +105,20 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     found = checkpoint.latest(settings.out)
     if found is not None:
         state = checkpoint.load(found, model, optimizers)
+    elif settings.start is not None:
+        load_start(settings.start, model, settings.seed)
     loss = accelerator.prepare(RowLoss(model, settings.compiled))
     order = load_order(settings.shards, settings.seed)
-    row_length = order.tables[0].shape[1] - 1
+    row_length = order.row_length
     if row_length % settings.seq_len or settings.microbatch_rows < 1:
         raise ValueError(
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
             f"or microbatch_rows {settings.microbatch_rows} is below 1"
+        )
+    if settings.continuation_length <= 2 * OPENING_TOKENS[1]:
+        raise ValueError(
+            f"continuation_length {settings.continuation_length} leaves too little after an opening "
+            f"of up to {OPENING_TOKENS[1]} tokens: give more than {2 * OPENING_TOKENS[1]}"
         )
     if (settings.decay_steps or settings.decay_minutes) and state.decay_start is None:
         steps = settings.decay_steps or steps_in(settings.decay_minutes, settings.out)
@@ -104,6 +126,16 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
     if settings.end_in_steps:
         state = replan_decay(state, settings.end_in_steps)
     return Trainer(settings, accelerator, model, loss, optimizers, order), state
+
+
+def load_start(path: Path, model: Gemma3ForCausalLM, seed: int) -> None:
+    """Begin from the weights of a checkpoint, or from some that INT4 could have rounded to an export's."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "quantization" not in config:
+        return checkpoint.load_weights(path, model)
+    from training.export import dequantized_weights  # needs MLX, which a GPU's machine may lack
+
+    return checkpoint.load_weights(path, model, dequantized_weights(path, spread_seed=seed))
 
 
 def steps_in(minutes: float, out: Path) -> int:
@@ -129,10 +161,19 @@ def replan_decay(state: TrainState, steps_left: int) -> TrainState:
     )
 
 
+@dataclass(frozen=True)
+class StepFigures:
+    """Of one update, over all processes: mean loss (nats a token), gradient norm, `Metrics.repeated`."""
+
+    loss: Tensor
+    grad_norm: Tensor
+    repeated: Tensor | None
+
+
 def train_step(
     trainer: Trainer, state: TrainState, factor: float
-) -> tuple[TrainState, Tensor, Tensor]:
-    """One optimiser update; the new state, mean loss (nats a token) and gradient norm."""
+) -> tuple[TrainState, StepFigures]:
+    """One optimiser update; the new state and what it measured."""
     settings, accelerator = trainer.settings, trainer.accelerator
     n_own = settings.rows_per_step // accelerator.num_processes
     first = state.position + n_own * accelerator.process_index
@@ -143,6 +184,7 @@ def train_step(
     n_sequences = settings.microbatch_rows * (rows.shape[1] - 1) // settings.seq_len
     n_targets = targets.numel()
     total = torch.zeros((), device=accelerator.device)
+    repeated = None
     trainer.loss.train()
     with quantized_weights(trainer.model, settings.quantized):
         for start in range(0, len(inputs), n_sequences):
@@ -150,6 +192,8 @@ def train_step(
             loss = trainer.loss(inputs[part], targets[part]) / n_targets
             accelerator.backward(loss)
             total += loss.detach()
+        if settings.unlikelihood:
+            repeated = accelerator.reduce(_unlearn_repeats(trainer, state.step), "mean")
     norm = accelerator.clip_grad_norm_(
         trainer.model.parameters(), trainer.optimizers.settings.grad_clip
     )
@@ -160,8 +204,27 @@ def train_step(
         position=state.position + settings.rows_per_step,
         tokens=state.tokens + n_targets * accelerator.num_processes,
     )
-    mean: Tensor = accelerator.reduce(total, "mean")
-    return moved, mean, norm
+    return moved, StepFigures(accelerator.reduce(total, "mean"), norm, repeated)
+
+
+def _unlearn_repeats(trainer: Trainer, step: int) -> Tensor:
+    """Add the gradients of what the model repeats in continuations of its own; the share of it."""
+    settings, accelerator = trainer.settings, trainer.accelerator
+    n_own = settings.continuations // accelerator.num_processes
+    first = step * settings.continuations + n_own * accelerator.process_index
+    openings = opening_rows(trainer.order, step, first, n_own).to(accelerator.device)
+    n_opening = openings.shape[1]
+    with accelerator.autocast():
+        tokens = continued_greedily(trainer.model, openings, settings.continuation_length)
+    eos: Any = trainer.model.config.eos_token_id
+    unlikely = repeated_tokens(tokens, n_opening, eos)
+    n_written = tokens[:, n_opening:].numel()
+    n_sequences = settings.microbatch_rows * trainer.order.row_length // tokens.shape[1]
+    for start in range(0, n_own, max(1, n_sequences)):
+        part = slice(start, start + max(1, n_sequences))
+        loss = trainer.loss(tokens[part, :-1], tokens[part, 1:], unlikely[part, 1:])
+        accelerator.backward(loss * (settings.unlikelihood / n_written))
+    return unlikely.sum() / n_written
 
 
 def run(trainer: Trainer, state: TrainState) -> TrainState:
@@ -197,12 +260,13 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
 
 def _timed_step(trainer: Trainer, state: TrainState, factor: float) -> tuple[TrainState, Metrics]:
     started = time.monotonic()
-    moved, loss, norm = train_step(trainer, state, factor)
-    nats, grad_norm = float(loss), float(norm)  # waits for the device
+    moved, figures = train_step(trainer, state, factor)
+    nats, grad_norm = float(figures.loss), float(figures.grad_norm)  # waits for the device
+    repeated = None if figures.repeated is None else float(figures.repeated)
     took = time.monotonic() - started
     moved = replace(moved, seconds=state.seconds + took)
     speed = (moved.tokens - state.tokens) / took
-    return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took)
+    return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took, repeated)
 
 
 @contextmanager
@@ -250,9 +314,15 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     for name in ("microbatch_rows", "seq_len", "seed", "save_every", "keep"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
+    for name in ("continuations", "continuation_length"):
+        parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")
     parser.add_argument("--quantized", action="store_true", help="train through INT4 rounding")
+    parser.add_argument("--start", type=Path, help="weights of a new run: checkpoint or export")
+    parser.add_argument(
+        "--unlikelihood", type=float, default=0.0, help="weight of its loss; 0 is none, 1 as much"
+    )
     parser.add_argument("--max-minutes", type=float, default=0.0, help="stop and save after this")
     parser.add_argument("--decay-minutes", type=float, default=0.0, help="decay about this long")
     rates = OptimizerSettings()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from training.optimizers import Optimizers
 
@@ -100,11 +100,26 @@ def read_state(path: Path) -> TrainState:
     return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
+def load_weights(path: Path, model: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+    """Put a checkpoint's weights, or those given that stand in `path`, into the model.
+
+    Raises ValueError with every name that is missing, unknown or of another shape.
+    """
+    weights = load_file(path / "model.safetensors") if weights is None else weights
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [
+        f"{name} {found.get(name, 'missing')}, expected {own.get(name, 'none')}"
+        for name in sorted(own.keys() | found.keys())
+        if name != _TIED and found.get(name) != own.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"{path} does not fit this model: {'; '.join(wrong)}")
+    model.load_state_dict(weights, strict=False)
+
+
 def load(path: Path, model: nn.Module, optimizers: Optimizers) -> TrainState:
     """Restore weights and optimiser state in place; the state to go on from."""
-    missing, unexpected = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
-    wrong = [name for name in missing if name != _TIED] + list(unexpected)
-    if wrong:
-        raise ValueError(f"{path} does not fit this model: {', '.join(wrong)}")
+    load_weights(path, model)
     optimizers.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
     return read_state(path)

@@ -77,9 +77,13 @@ def quantize_weights(weights: dict[str, torch.Tensor]) -> dict[str, mx.array]:
     return result
 
 
-def dequantized_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The float32 weights that an exported folder stands for, with transformers' names."""
+def dequantized_weights(folder: Path, spread_seed: int | None = None) -> dict[str, torch.Tensor]:
+    """The float32 weights that an exported folder stands for, with transformers' names.
+
+    With `spread_seed` they are a start for training through INT4: see `spread_in_cells`.
+    """
     stored: Any = mx.load(str(folder / WEIGHTS_NAME))
+    generator = None if spread_seed is None else torch.Generator().manual_seed(spread_seed)
     result: dict[str, torch.Tensor] = {}
     for name, value in stored.items():
         stem = name.removesuffix(".weight")
@@ -94,7 +98,24 @@ def dequantized_weights(folder: Path) -> dict[str, torch.Tensor]:
                 bits=BITS,
             )
         result[name] = torch.from_numpy(np.array(value.astype(mx.float32)))
+        if generator is not None and f"{stem}.scales" in stored:
+            scales = torch.from_numpy(np.array(stored[f"{stem}.scales"].astype(mx.float32)))
+            result[name] = spread_in_cells(result[name], scales, generator)
     return result
+
+
+def spread_in_cells(
+    weight: torch.Tensor, scales: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Weights (out, in) drawn evenly from the INT4 cells in whose middles those given lie.
+
+    From the middle of a cell rounding undoes every small step. The two ends of a group stay, for
+    they set its grid. scales: (out, in / GROUP_SIZE).
+    """
+    groups = weight.reshape(-1, GROUP_SIZE)
+    offsets = (torch.rand(groups.shape, generator=generator) - 0.5) * scales.reshape(-1, 1).abs()
+    inner = (groups > groups.amin(1, keepdim=True)) & (groups < groups.amax(1, keepdim=True))
+    return torch.where(inner, groups + offsets, groups).reshape(weight.shape)
 
 
 def load_exported(folder: Path) -> Gemma3ForCausalLM:

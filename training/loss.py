@@ -1,4 +1,4 @@
-"""Next-token loss that never holds the logits of a whole batch.
+"""Next-token loss, and unlikelihood, that never hold the logits of a whole batch.
 
 The head is the largest product of a small model with a 16k vocabulary. Its gradients are computed
 chunk by chunk in the forward pass, so a chunk of logits stays in the cache and is made only once.
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 CHUNK = 512  # rows of logits that fit a CPU's cache
 GPU_CHUNK = 16_384  # half a gigabyte of bfloat16 logits; small ones would only launch kernels
+_LEAST_DOUBT = 1e-5
 ChunkLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -31,8 +32,22 @@ def chunk_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return nll.sum(), gradient.to(logits.dtype)
 
 
+def chunk_unlikelihood(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed -log(1 - p(target)) in nats, and its gradient by the logits; shapes as in `chunk_loss`.
+
+    1 - p is held at 1e-5 at the least, and the gradient lives on there: a loop that is certain of
+    itself is what must be unlearnt.
+    """
+    scores = logits.float()
+    probabilities = scores.softmax(1)
+    others = (1.0 - probabilities.gather(1, targets[:, None])).clamp_min(_LEAST_DOUBT)  # (n, 1)
+    one_hot = torch.arange(scores.shape[1], device=scores.device)[None] == targets[:, None]
+    gradient = (one_hot.float() - probabilities) * ((1.0 - others) / others)
+    return -others.log().sum(), gradient.to(logits.dtype)
+
+
 class _HeadLoss(torch.autograd.Function):
-    """Sum of NLL over rows of hidden states; see the module's docstring."""
+    """Sum of a chunk's loss over rows of hidden states; see the module's docstring."""
 
     @staticmethod
     def forward(
@@ -78,13 +93,20 @@ class RowLoss(nn.Module):
             torch.compile(chunk_loss, dynamic=False) if compiled else chunk_loss
         )
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Summed NLL in nats; inputs and targets (n_sequences, seq_len) int64."""
+    def forward(self, inputs: Tensor, targets: Tensor, unlikely: Tensor | None = None) -> Tensor:
+        """Summed NLL in nats; inputs and targets (n_sequences, seq_len) int64.
+
+        With `unlikely`, a mask of the targets' shape: summed -log(1 - p) of those targets alone.
+        """
         states = self._decoder(
             input_ids=inputs, use_cache=False
         ).last_hidden_state  # (n, s, hidden)
         weight: Any = self.model.get_output_embeddings().weight  # type: ignore[operator]
-        loss: Tensor = _HeadLoss.apply(
-            states.reshape(-1, states.shape[-1]), weight, targets.reshape(-1), self._chunk_fn
-        )
+        chunk_fn = self._chunk_fn
+        if unlikely is None:
+            states, targets = states.flatten(0, 1), targets.flatten()
+        else:
+            # Of another number of rows each time: compiling would begin anew.
+            states, targets, chunk_fn = states[unlikely], targets[unlikely], chunk_unlikelihood
+        loss: Tensor = _HeadLoss.apply(states, weight, targets, chunk_fn)
         return loss

@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 METRICS = "metrics.jsonl"
 _PLAIN_EVERY_S = 20.0
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """One step: loss in nats a token, gradient norm before clipping, speed over this step."""
+    """One step: loss in nats a token, gradient norm before clipping, speed over this step.
+
+    repeated: share of the model's own greedy continuations that stands in repeated 4-grams.
+    """
 
     step: int
     tokens: int
@@ -28,6 +29,7 @@ class Metrics:
     grad_norm: float
     tokens_per_s: float
     seconds: float
+    repeated: float | None = None
 
 
 class Reporter(Protocol):
@@ -43,33 +45,61 @@ def reporting(out: Path, total_steps: int | None, first_step: int) -> Iterator[R
     total_steps: None where time ends the run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    bar = Progress(
+    shown = _bar(total_steps, first_step) if sys.stderr.isatty() else _lines(total_steps)
+    with (out / METRICS).open("a", encoding="utf-8") as log, shown as show:
+
+        def report(metrics: Metrics) -> None:
+            log.write(json.dumps(asdict(metrics)) + "\n")
+            log.flush()
+            show(metrics)
+
+        yield report
+
+
+@contextmanager
+def _bar(total_steps: int | None, first_step: int) -> Iterator[Reporter]:
+    """The live bar of a terminal."""
+    from rich.progress import (  # a GPU's image without a terminal may lack it
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        disable=not sys.stderr.isatty(),
-    )
-    task = bar.add_task("", total=total_steps, completed=first_step, text="")
+    ) as bar:
+        task = bar.add_task("", total=total_steps, completed=first_step, text="")
+        yield lambda metrics: bar.update(task, completed=metrics.step, text=_text(metrics))
+
+
+@contextmanager
+def _lines(total_steps: int | None) -> Iterator[Reporter]:
+    """A line now and then, where stderr is a file."""
     shown = 0.0
-    with (out / METRICS).open("a", encoding="utf-8") as log, bar:
 
-        def report(metrics: Metrics) -> None:
-            nonlocal shown
-            log.write(json.dumps(asdict(metrics)) + "\n")
-            log.flush()
-            text = f"loss {metrics.loss:.3f} · {metrics.tokens_per_s:,.0f} tokens/s"
-            bar.update(task, completed=metrics.step, text=text)
-            now = time.monotonic()
-            if bar.disable and (now - shown > _PLAIN_EVERY_S or metrics.step == total_steps):
-                shown = now
-                print(_plain(metrics, total_steps, text), file=sys.stderr, flush=True)
+    def show(metrics: Metrics) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown > _PLAIN_EVERY_S or metrics.step == total_steps:
+            shown = now
+            print(_plain(metrics, total_steps), file=sys.stderr, flush=True)
 
-        yield report
+    yield show
 
 
-def _plain(metrics: Metrics, total_steps: int | None, text: str) -> str:
+def _text(metrics: Metrics) -> str:
+    text = f"loss {metrics.loss:.3f} · {metrics.tokens_per_s:,.0f} tokens/s"
+    return text if metrics.repeated is None else f"{text} · repeats {metrics.repeated:.0%}"
+
+
+def _plain(metrics: Metrics, total_steps: int | None) -> str:
+    text = _text(metrics)
     if total_steps is None:
         return f"step {metrics.step} {text}"
     left_s = (total_steps - metrics.step) * metrics.seconds

@@ -134,6 +134,11 @@ class RowOrder:
     seed: int
     english_share: float = ENGLISH_SHARE
 
+    @property
+    def row_length(self) -> int:
+        """Inputs of a row, one less than its tokens."""
+        return int(self.tables[0].shape[1]) - 1
+
     def row(self, position: int) -> Tokens:
         """The row at a position counted from 0 since the start of training."""
         n_english = int((position + 1) * self.english_share) - int(position * self.english_share)

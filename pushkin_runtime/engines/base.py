@@ -201,7 +201,8 @@ class Engine(Protocol):
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> KVCache:
         """Return a copy of the first `n_tokens` of a one-row cache, repeated to `n_rows`, under the same
-        adapters; exact."""
+        adapters; exact. Several rows may go on in the memory of `cache`, which is then left alone until they are
+        dropped, and has its length and content afterwards."""
 
     def trim(self, cache: KVCache, n_tokens: int) -> None:
         """Forget everything after the first `n_tokens`; exact, on all layers, past the window too."""

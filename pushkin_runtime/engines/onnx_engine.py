@@ -32,6 +32,7 @@ from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.onnx_cache import OnnxKVCache
 from pushkin_runtime.engines.onnx_graph import (
+    EXPANDED,
     FLOAT_ACTIVATIONS,
     INT8_ACTIVATIONS,
     Graph,
@@ -69,17 +70,14 @@ class OnnxEngine:
         int8 = not is_small if int8_activations is None else int8_activations
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
         scratch = None if is_small else options.cache_dir
-        self._checkpoint = checkpoint = Checkpoint(self._spec, scratch)
-        n_threads = options.n_threads
-        with ThreadPoolExecutor(1) as beside, checkpoint.releasing():
-            head = beside.submit(
-                lambda: _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
-            )
+        self._checkpoint = Checkpoint(self._spec, scratch)
+        self._n_threads = options.n_threads
+        with ThreadPoolExecutor(1) as beside:
             tokenizer = beside.submit(open_tokenizer, self._spec)
-            layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            self._program = self._build(accuracy, beside)
             self.tokenizer = tokenizer.result()
-        self._layers, self._head = layers.session, head.result().session
-        self._values = layers.values + head.result().values
+        self._expands = config.quantization is not None and not int8
+        self._expanded: _Program | None = None
         self._limit = min(options.context_length or sys.maxsize, config.context_length)
         # Gemma was trained with √hidden rounded to bfloat16, and both transformers and mlx-lm keep it.
         self._embed_scale = np.float32(ml_dtypes.bfloat16(math.sqrt(config.hidden_size)))
@@ -98,26 +96,27 @@ class OnnxEngine:
         return lora.rescaled(factors)
 
     def new_cache(self, lora: Lora | None = None) -> OnnxKVCache:
-        return OnnxKVCache(self._config, lora=lora)
+        return OnnxKVCache(self._config, lora)
 
     def prefill(self, cache: KVCache, segment: Segment) -> None:
         assert isinstance(cache, OnnxKVCache)
         if isinstance(segment, Embeddings):
-            self._forward(cache, segment.rows[None])
+            self._forward(cache, segment.rows)
         else:
-            self._forward(cache, self._embed(segment.ids)[None])
+            self._forward(cache, self._embed(segment.ids))
 
     def extend(
         self, cache: KVCache, tokens: Sequence[int], *, n_logits: int
     ) -> NDArray[np.float32]:
         assert isinstance(cache, OnnxKVCache)
-        return self._logits(self._forward(cache, self._embed(tokens)[None])[0, -n_logits:])
+        hidden = self._forward(cache, self._embed(tokens))
+        return self._logits(hidden[-n_logits:], self._program)
 
     def fork(self, cache: KVCache, *, n_tokens: int, n_rows: int = 1) -> OnnxKVCache:
         assert isinstance(cache, OnnxKVCache)
-        copy = OnnxKVCache(self._config, n_rows, cache.lora)
-        copy.copy_from(cache, n_tokens)
-        return copy
+        whole = n_rows > 1 and n_tokens == cache.n_tokens
+        one = cache if whole else cache.copy(n_tokens)
+        return one if n_rows == 1 else one.rows(n_rows)
 
     def trim(self, cache: KVCache, n_tokens: int) -> None:
         assert isinstance(cache, OnnxKVCache)
@@ -145,19 +144,44 @@ class OnnxEngine:
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, OnnxKVCache)
         n_before = cache.n_tokens
-        hidden = self._forward(cache, self._embed(tokens)[None])
+        hidden = self._forward(cache, self._embed(tokens))
         cache.n_tokens = n_before
-        return self._logits(hidden[0])
+        return self._logits(hidden, self._program)
 
     def close(self) -> None:
-        del self._layers, self._head, self._values, self._checkpoint
+        del self._program, self._expanded, self._checkpoint
 
     def leave_thread(self) -> None:
         """ONNX Runtime keeps nothing per thread that needs giving back."""
 
     def next_logits(self, cache: OnnxKVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append one token to each row; return (n_rows, vocab_size) float32 logits."""
-        return self._logits(self._forward(cache, self._embed(tokens)[:, None])[:, -1])
+        program = self._program_for(cache)
+        if cache.n_rows > 1 and cache.n_tokens == cache.n_shared and len(set(tokens)) == 1:
+            cache.n_shared += 1  # all rows go on alike: still one text
+            alike = self._logits(self._forward(cache, self._embed(tokens[:1])), program)
+            return np.broadcast_to(alike, (cache.n_rows, alike.shape[1]))
+        return self._logits(self._forward(cache, self._embed(tokens)), program)
+
+    def _build(self, accuracy: int, beside: ThreadPoolExecutor) -> _Program:
+        """Make the sessions, the head's on the other thread."""
+        config, checkpoint, n_threads = self._config, self._checkpoint, self._n_threads
+        with checkpoint.releasing():
+            head = beside.submit(
+                lambda: _session(head_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            )
+            layers = _session(layers_graph(config, checkpoint, accuracy), checkpoint, n_threads)
+            return _Program(layers, head.result())
+
+    def _program_for(self, cache: OnnxKVCache) -> _Program:
+        """Unpacking INT4 in float32 costs as much again for every row: several get a small model's matrices in
+        float32, from the first time on."""
+        if cache.n_rows == 1 or not self._expands:
+            return self._program
+        if self._expanded is None:
+            with ThreadPoolExecutor(1) as beside:
+                self._expanded = self._build(EXPANDED, beside)
+        return self._expanded
 
     def _embed(self, ids: Sequence[int]) -> NDArray[np.float32]:
         rows = self._checkpoint.rows("embed_tokens", ids)
@@ -165,34 +189,43 @@ class OnnxEngine:
         return rows
 
     def _forward(self, cache: OnnxKVCache, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """rows: (n_rows, n_new, hidden_size) → the same shape after the final norm; extends the cache."""
-        start, end = cache.n_tokens, cache.n_tokens + rows.shape[1]
+        """rows: (n, hidden_size), position after position, row after row → the same after the final norm; extends
+        the cache."""
+        start = cache.slot_of(cache.n_tokens)
+        slots = range(start, start + len(rows))
+        positions = cache.positions(slots)
+        end = int(positions[-1]) + 1
         if end > self._limit:
             raise EngineFailed(f"{end} tokens do not fit the context of {self._limit}.")
-        cache.reserve(end)
+        cache.reserve(slots.stop)
         lora = cache.lora
         assert lora is None or isinstance(lora, OnnxLora)
         if lora is None or lora.is_zero:
             lora = self._no_lora
-        binding = cache.binding(self._layers, lora)
-        inputs = {
-            "rows": np.ascontiguousarray(rows, np.float32),
-            "positions": np.tile(np.arange(start, end), (cache.n_rows, 1)),
+        layers = self._program_for(cache).layers.session
+        binding = cache.binding(layers, lora)
+        inputs: dict[str, NDArray] = {
+            "rows": np.ascontiguousarray(rows[None], np.float32),
+            "positions": positions[None],
         }
+        local = cache.local_start(), self._config.sliding_window
         for kind, name in ((True, "global"), (False, "local")):
-            n_seen = end - (0 if kind else cache.local_start())
-            inputs[f"{name}.last"] = np.full(cache.n_rows, n_seen - 1, np.int32)
+            first, window = (0, None) if kind else local
+            n_seen = slots.stop - first
+            inputs[f"{name}.last"] = np.array([n_seen - 1], np.int32)
             inputs[f"{name}.total"] = np.array(n_seen, np.int32)
+            inputs[f"{name}.mask"] = cache.mask(slots, first, window)
             inputs[f"{name}.cos"], inputs[f"{name}.sin"] = self._rope[kind].up_to(end)
-        hidden = np.empty(rows.shape, np.float32)
-        _run(self._layers, binding, inputs, {"hidden": hidden})
+        hidden = np.empty((1, *rows.shape), np.float32)
+        _run(layers, binding, inputs, {"hidden": hidden})
         cache.n_tokens = end
-        return hidden
+        return hidden[0]
 
-    def _logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _logits(self, hidden: NDArray[np.float32], program: _Program) -> NDArray[np.float32]:
         logits = np.empty((len(hidden), self._config.vocab_size), np.float32)
         inputs = {"hidden": np.ascontiguousarray(hidden)}
-        _run(self._head, self._head.io_binding(), inputs, {"logits": logits})
+        head = program.head.session
+        _run(head, head.io_binding(), inputs, {"logits": logits})
         return logits
 
 
@@ -235,6 +268,14 @@ class _Session:
 
     session: InferenceSession
     values: list[OrtValue]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Program:
+    """The sessions of one form of the matrices."""
+
+    layers: _Session
+    head: _Session
 
 
 def _session(graph: Graph, checkpoint: Checkpoint, n_threads: int) -> _Session:

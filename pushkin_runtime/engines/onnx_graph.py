@@ -1,6 +1,6 @@
 """Gemma 3 as ONNX graphs, written in process from a checkpoint: the layers, and the head apart.
 
-The layers read rows (n_rows, n_new, hidden_size) float32 after Gemma's √hidden, extend the KV buffers in place and
+The layers read rows (1, n_new, hidden_size) float32 after Gemma's √hidden, extend the KV buffers in place and
 return the rows after the final norm. Everything that changes between calls is an input: positions, buffers,
 the adapters' matrices. Matrices of quantised checkpoints stay in their files, of which the arrays are views.
 """
@@ -25,6 +25,7 @@ OPSETS = {"": 21, CONTRIB: 1}
 IR_VERSION = 10
 INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level
 FLOAT_ACTIVATIONS = 1
+EXPANDED = 0  # or no MatMulNBits at all: every matrix in float32
 PARTS = ("key", "value")
 NOWHERE = (
     1 << 40
@@ -126,9 +127,9 @@ class _Builder:
 
     def linear(self, x: str, module: str) -> str:
         """x: (…, in) → (…, out)."""
-        if self.checkpoint.is_quantized(module):
+        if self.accuracy != EXPANDED and self.checkpoint.is_quantized(module):
             return self._quantized_linear(x, module, self.checkpoint.quantized(module))
-        weight = self.checkpoint.tensor(f"{module}.weight").astype(np.float32)
+        weight = self.checkpoint.rows(module, slice(None))
         return self.op("MatMul", [x, self.constant(f"{module}.weight", weight.T)])
 
     def norm(self, x: str, name: str, epsilon: float) -> str:
@@ -203,18 +204,19 @@ class _Layers:
 
     def graph(self) -> Graph:
         c, b = self._config, self._builder
-        b.input("rows", TensorProto.FLOAT, ["n_rows", "n_new", c.hidden_size])
-        b.input("positions", TensorProto.INT64, ["n_rows", "n_new"])
+        b.input("rows", TensorProto.FLOAT, [1, "n_new", c.hidden_size])
+        b.input("positions", TensorProto.INT64, [1, "n_new"])
         for kind in ("global", "local"):
-            b.input(f"{kind}.last", TensorProto.INT32, ["n_rows"])
+            b.input(f"{kind}.last", TensorProto.INT32, [1])
             b.input(f"{kind}.total", TensorProto.INT32, [])
+            b.input(f"{kind}.mask", TensorProto.FLOAT, [1, 1, "n_new", f"{kind}.n_seen"])
             for table in ("cos", "sin"):
                 b.input(f"{kind}.{table}", TensorProto.FLOAT, ["n_table", c.head_dim // 2])
         outputs: dict[str, tuple[str, int, Sequence[int | str]]] = {}
         x, h = "rows", b.norm("rows", "layers.0.input_layernorm.weight", c.rms_norm_eps)
         for i in range(c.n_layers):
             x, h = self._layer(i, x, h)
-        outputs["hidden"] = (h, TensorProto.FLOAT, ["n_rows", "n_new", c.hidden_size])
+        outputs["hidden"] = (h, TensorProto.FLOAT, [1, "n_new", c.hidden_size])
         for i in range(c.n_layers):
             for part in PARTS:
                 name = kv_name("present", i, part)
@@ -247,14 +249,13 @@ class _Layers:
         out = f"{p}out"
         b.node(
             "GroupQueryAttention",
-            [q, k, v, *past, f"{kind}.last", f"{kind}.total", *tables, "positions"],
+            [q, k, v, *past, f"{kind}.last", f"{kind}.total", *tables, "positions", f"{kind}.mask"],
             [out, kv_name("present", i, "key"), kv_name("present", i, "value")],
             domain=CONTRIB,
             num_heads=c.n_heads,
             kv_num_heads=c.n_kv_heads,
             do_rotary=1,
             scale=c.query_pre_attn_scalar**-0.5,
-            local_window_size=-1 if c.is_global(i) else c.sliding_window,
         )
         (out,) = self._site(i, "self_attn.o", out)
         return out
@@ -281,7 +282,7 @@ class _Layers:
         return outputs
 
     def _head_norm(self, x: str, name: str) -> str:
-        """x: (n_rows, n_new, n * head_dim) → the same, each head normed by itself."""
+        """x: (1, n_new, n * head_dim) → the same, each head normed by itself."""
         b = self._builder
         apart = np.array([0, 0, -1, self._config.head_dim], np.int64)
         heads = b.op("Reshape", [x, b.constant("heads", apart)])
@@ -307,4 +308,4 @@ class _Layers:
     def _kv_shape(self, i: int) -> list[int | str]:
         c = self._config
         kind = "global" if c.is_global(i) else "local"
-        return ["n_rows", c.n_kv_heads, f"{kind}.capacity", c.head_dim]
+        return [1, c.n_kv_heads, f"{kind}.capacity", c.head_dim]

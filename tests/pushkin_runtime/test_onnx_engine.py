@@ -77,6 +77,45 @@ def test_a_large_model_of_floats_is_refused_before_it_is_read(
         OnnxEngine(EngineOptions(model_dir=tiny_model))
 
 
+def test_alternatives_lie_in_the_memory_of_the_prefix(tiny_model: Path) -> None:
+    engine = OnnxEngine(EngineOptions(model_dir=tiny_model))
+    cache = engine.new_cache()
+    engine.prefill(cache, Tokens(PROMPT))
+    rows = engine.fork(cache, n_tokens=len(PROMPT), n_rows=5)
+
+    assert np.shares_memory(rows.block(), cache.block())
+    for step in range(60):  # 300 slots: the block grows, for both
+        engine.next_logits(rows, range(step, step + 5))
+    assert np.shares_memory(rows.block(), cache.block())
+    assert (rows.n_tokens, cache.n_tokens) == (len(PROMPT) + 60, len(PROMPT))
+
+
+def test_alternatives_from_unpacked_matrices_are_what_one_text_gets(quantized_model: Path) -> None:
+    engine = OnnxEngine(EngineOptions(model_dir=quantized_model))
+    cache = engine.new_cache()
+    engine.prefill(cache, Tokens(PROMPT))
+    texts = np.random.default_rng(6).integers(4, 500, (5, 20))
+    rows = engine.fork(cache, n_tokens=len(PROMPT), n_rows=5)
+    together = [engine.next_logits(rows, tokens) for tokens in texts.T.tolist()]
+
+    for text, following in zip(texts.tolist(), np.swapaxes(together, 0, 1), strict=True):
+        np.testing.assert_allclose(engine.logits(cache, text), following, atol=2e-4)
+
+
+def test_rows_that_go_on_alike_are_read_once(tiny_model: Path) -> None:
+    """And so a text of one token, whose rows would be taken for a prompt of several."""
+    engine = OnnxEngine(EngineOptions(model_dir=tiny_model))
+    rows = engine.fork(engine.new_cache(), n_tokens=0, n_rows=3)
+    first = engine.next_logits(rows, [7, 7, 7])
+    apart = engine.next_logits(rows, [7, 8, 9])
+
+    np.testing.assert_array_equal(first[0], first[2])
+    assert rows.slot_of(rows.n_tokens) == 4
+    for token, following in zip((7, 8, 9), apart, strict=True):
+        alone = engine.logits(engine.new_cache(), [7, token])[-1]
+        np.testing.assert_allclose(following, alone, atol=2e-5)
+
+
 @pytest.fixture
 def _as_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_engine, "SMALL_MODEL", 1000)

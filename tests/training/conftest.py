@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
+from training.base_model import RunSettings
+from training.corpora import Work
+from training.shards import build_shards
 from training.tokenizer import train_tokenizer
 
 _EN = "the a old house river stood by and she said nothing to him for it was late winter snow"
@@ -43,3 +48,26 @@ def tokenizer(english: str, russian: str) -> Tokenizer:
     trained = train_tokenizer(iter([english, russian]), vocab_size=512)
     trained.encode_special_tokens = True
     return trained
+
+
+@pytest.fixture
+def settings(tokenizer: Tokenizer, english: str, russian: str, tmp_path: Path) -> RunSettings:
+    """A tiny run of eight steps on generated text."""
+    torch.set_num_threads(1)
+    works = []
+    for language, text in (("en", english), ("ru", russian)):
+        path = tmp_path / f"{language}.txt"
+        path.write_text(text, encoding="utf-8")
+        works.append(Work(language, "a", "w", "prose", "CC0", "here", path))
+    build_shards(works, tokenizer, tmp_path / "shards", row_length=64)
+    return RunSettings(
+        out=tmp_path / "run",
+        shards=tmp_path / "shards",
+        preset="tiny",
+        steps=8,
+        warmup_steps=2,
+        rows_per_step=4,
+        microbatch_rows=2,
+        seq_len=32,
+        save_every=100,
+    )

@@ -14,7 +14,13 @@ from tokenizers import Tokenizer
 from transformers import Gemma3ForCausalLM
 
 from training import checkpoint
-from training.export import export, export_config, load_checkpoint, load_exported
+from training.export import (
+    export,
+    export_config,
+    load_checkpoint,
+    load_exported,
+    spread_in_cells,
+)
 from training.fake_quant import quantize_dequantize, quantized_weights
 from training.optimizers import OptimizerSettings, make_optimizers
 from training.presets import PRESETS
@@ -124,3 +130,21 @@ def test_manifest_names_every_file_with_its_digest(folders: tuple[Path, Path]) -
     for name, entry in manifest["files"].items():
         data = (folders[1] / name).read_bytes()
         assert (entry["n_bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_a_small_step_from_spread_weights_shows_through_rounding() -> None:
+    """One of a twentieth of a cell takes about one weight in twenty over an edge; from the middles none."""
+    generator = torch.Generator().manual_seed(0)
+    middles = torch.randint(-7, 8, (64, 256), generator=generator).float() * 0.01
+    middles[:, ::64], middles[:, 1::64] = -0.07, 0.08
+    spread = spread_in_cells(middles, torch.full((64, 4), 0.01), generator)
+    assert (spread - middles).abs().max() <= 0.005
+    inner = (middles > -0.065) & (middles < 0.075)
+    assert torch.equal(spread[~inner], middles[~inner])
+    shares = []
+    for weight in (middles, spread):
+        moved = weight + 0.0005 * inner
+        changed = (quantize_dequantize(moved) - quantize_dequantize(weight)).abs() > 0.005
+        shares.append(float(changed[inner].float().mean()))
+    assert shares[0] == 0.0
+    assert shares[1] == pytest.approx(0.05, abs=0.01)

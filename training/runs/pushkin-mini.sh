@@ -22,6 +22,7 @@ python=${PYTHON:-python}
 stable_steps=${STABLE_STEPS:-1119}
 decay_steps=${DECAY_STEPS:-1478}
 long_steps=${LONG_STEPS:-97}
+unlearn_steps=${UNLEARN_STEPS:-0}
 export MLX_DISABLE_COMPILE=1 OMP_WAIT_POLICY=passive
 
 data=$(CDPATH= cd -- "$data" && pwd)
@@ -36,17 +37,25 @@ test -f "$run/shards/shards.json" || "$python" -m training.shards \
   --data "$data" --cache "$cache" --tokenizer "$run/tokenizer" --out "$run/shards"
 
 train() {
-  "$python" -m training.base_model --out "$run/run" --shards "$run/shards" \
-    --tokenizer "$run/tokenizer" --preset mini-cpu --rows-per-step 4 --muon-lr 0.02 \
-    --adam-lr 0.012 --warmup-steps 40 --precision bf16 --compiled --threads "${THREADS:-2}" "$@"
+  name=$1
+  shift
+  "$python" -m training.base_model --out "$run/$name" --shards "$run/shards" --tokenizer "$run/tokenizer" \
+    --preset mini-cpu --rows-per-step 4 --microbatch-rows 4 --precision bf16 --threads "${THREADS:-2}" "$@"
 }
+learn() { train run --muon-lr 0.02 --adam-lr 0.012 --warmup-steps 40 --compiled "$@"; }
+last() { echo "$run/$1/$(cat "$run/$1/latest")"; }
 # Stable phase, then the decay, on sequences of 512; the last part on 1,024, through INT4 rounding.
-train --steps "$stable_steps" --microbatch-rows 4 --seq-len 512
-train --decay-steps "$decay_steps" --steps $((stable_steps + decay_steps - long_steps)) \
-  --microbatch-rows 4 --seq-len 512
-train --decay-steps "$decay_steps" --microbatch-rows 4 --seq-len 1024 --quantized
+learn --steps "$stable_steps" --seq-len 512
+learn --decay-steps "$decay_steps" --steps $((stable_steps + decay_steps - long_steps)) --seq-len 512
+learn --decay-steps "$decay_steps" --seq-len 1024 --quantized
+# UNLEARN_STEPS more, which the committed edition has not had: without its loops of greedy decoding.
+final=$(last run)
+if test "$unlearn_steps" -gt 0; then
+  train unlikelihood --start "$final" --decay-steps "$unlearn_steps" --seq-len 1024 --quantized \
+    --muon-lr 0.006 --adam-lr 0.002 --warmup-steps 4 --unlikelihood 1
+  final=$(last unlikelihood)
+fi
 
-last=$run/run/$(cat "$run/run/latest")
-"$python" -m training.export --checkpoint "$last" --out models/pushkin-mini
-"$python" -m training.evaluate_base --model models/pushkin-mini --checkpoint "$last" \
+"$python" -m training.export --checkpoint "$final" --out models/pushkin-mini
+"$python" -m training.evaluate_base --model models/pushkin-mini --checkpoint "$final" \
   --data "$data" --cache "$cache" --shards "$run/shards" --out "$run/evaluation.json"
