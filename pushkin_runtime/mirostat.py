@@ -37,8 +37,10 @@ class Mirostat:
             return row
         surprise = -np.log2(np.maximum(row.probabilities, _TINY))
         if self._params.mirostat == 1:
-            n_kept = n_within(np.sort(surprise)[:N_ESTIMATE], self.mu, vocab_size)
-            kept = np.sort(largest(row.probabilities, max(1, n_kept)))
+            n_likeliest = min(N_ESTIMATE, len(surprise))
+            likeliest = np.partition(surprise, n_likeliest - 1)[:n_likeliest]
+            n_kept = n_within(np.sort(likeliest), self.mu, vocab_size)
+            kept = np.sort(largest(row.probabilities, n_kept))
         else:
             kept = np.flatnonzero(surprise <= max(self.mu, float(surprise.min())))
         probabilities = row.probabilities[kept]
