@@ -61,6 +61,7 @@ class RuntimeConfig:
     context_length: int = 4096
     prefill_chunk: int = 128
     kv_budget_mb: int = 1024
+    cache_reuse: int = 256
     queue_limit: int = 32
     max_active: int = 4
     threads: int = 1
@@ -354,7 +355,7 @@ def _parse_text(text: str, kind: Any) -> object:
 
 def _cross_checks(config: Config) -> list[str]:
     """Return what is wrong with values that have the right type."""
-    runtime = config.runtime
+    runtime, adapters = config.runtime, config.adapters
     name_ok = Path(runtime.model).is_absolute() or (
         _MODEL_NAME.fullmatch(runtime.model) and runtime.model.strip(".")
     )
@@ -378,11 +379,9 @@ def _cross_checks(config: Config) -> list[str]:
         (1 <= runtime.threads <= 256, "runtime.threads: expected 1 to 256"),
         (1 <= runtime.stall_limit_s <= 3600, "runtime.stall_limit_s: expected 1 to 3600"),
         (0 <= runtime.restart_after_s <= 3600, "runtime.restart_after_s: expected 0 to 3600"),
+        (0 <= runtime.cache_reuse <= 131072, "runtime.cache_reuse: expected 0 to 131072"),
         (0 <= runtime.idle_unload_min <= 10080, "runtime.idle_unload_min: expected 0 to 10080"),
-        (
-            config.adapters.adapters_budget_mb >= 1,
-            "adapters.adapters_budget_mb: expected 1 or more",
-        ),
+        (adapters.adapters_budget_mb >= 1, "adapters.adapters_budget_mb: expected 1 or more"),
     ]
     for task in ("continue", "rephrase", "story"):
         name = f"{task}_adapters"

@@ -29,6 +29,7 @@ def runtime_options(loaded: Loaded) -> RuntimeOptions:
         model_roots=(loaded.paths.models, bundled_models()),
         engine=runtime.engine,
         kv_budget_bytes=runtime.kv_budget_mb * 2**20,
+        cache_reuse=runtime.cache_reuse,
         context_length=runtime.context_length,
         prefill_chunk=runtime.prefill_chunk,
         queue_limit=runtime.queue_limit,

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from pushkin_runtime.adapter_pool import AdapterSet
+from pushkin_runtime.cache_reuse import min_run_of
 from pushkin_runtime.choices import Draft, rank, score_suffix, without_near_duplicates
 from pushkin_runtime.dictation import decide, heard_draft
 from pushkin_runtime.dry import DryContext
@@ -113,9 +114,10 @@ class Generation:
             max_tokens = 0  # the prompt is laid out as for the real one
         key = CacheKey(engine.info.digest, self._adapters.key, self._persona.used.version)
         is_known = request.reuse_cache and not request.prompt_logprobs
-        known = self._shop.cache.take(key, prompt.tokens) if is_known else None
+        min_run = min_run_of(request, self._sampling, self._shop.cache_reuse)
+        known = self._shop.cache.take(key, prompt.tokens, min_run=min_run) if is_known else None
         prefix = known or Prefix(engine.new_cache())
-        self._n_prompt, self._n_cached = len(prompt.tokens), prefix.n_tokens
+        self._n_prompt, self._n_cached = len(prompt.tokens), prefix.n_known
         self._is_truncated = prompt.is_cut
         self._emit_started()
         try:
@@ -268,7 +270,9 @@ class Generation:
     def _keep(self, key: CacheKey, prefix: Prefix, prompt: Prompt) -> None:
         """Give the cache back with the record of exactly what it holds."""
         recorded = prompt.tokens + tuple(self._rows[0].tokens if self._rows else ())
-        self._shop.cache.put(key, recorded[: prefix.n_tokens], prefix)
+        self._shop.cache.put(key, recorded, prefix)
+        if not prefix.is_exact:
+            self._shop.renewal.want(key, self._adapters)
 
     # -- choices --------------------------------------------------------------------------------
 
@@ -306,7 +310,7 @@ class Generation:
             prefix.cache.lora = self._lora
             yield from self._reader.read(prefix, prompt)  # nothing, if it could be kept
             scored.append(score_suffix(engine, prefix, prompt, draft, self._request.suffix))
-            self._shop.cache.put(key, prompt.tokens[: prefix.n_tokens], prefix)
+            self._shop.cache.put(key, prompt.tokens, prefix)
             self._shop.on_progress(0, True)
             yield True
         return scored

@@ -230,7 +230,7 @@ class InferenceThread:
     def _did_idle_work(self, shop: Workshop) -> bool:
         self._liveness.begin()
         try:
-            return shop.adapters.idle_work()
+            return shop.adapters.idle_work() or (self._upkeep.is_quiet and shop.renewal.idle_work())
         finally:
             self._liveness.end()
 

@@ -21,7 +21,8 @@ class RuntimeOptions:
     encoders are. stall_s: a unit of work that takes longer hangs,
     unless the model is known to be slow (`Liveness.limit_s`). idle_unload_s: so long without a request gives the model's memory
     back until the next one, 0 never. lookup_tasks: whose answers are drafted from their prompts (`lookup.py`), which
-    changes their speed alone.
+    changes their speed alone. cache_reuse: tokens in a row behind an edit that a draft has moved instead of read again
+    (`cache_reuse.py`), 0 never.
     """
 
     model_dir: Path
@@ -38,3 +39,4 @@ class RuntimeOptions:
     idle_unload_s: float = 0.0
     cache_dir: Path | None = None
     lookup_tasks: frozenset[Task] = frozenset({"rephrase"})
+    cache_reuse: int = 0

@@ -38,6 +38,12 @@ class PromptReader:
             chunk = LOGPROB_CHUNK
             if not prompt.n_persona:
                 self.logprobs.append(TokenLogprob(prompt.tokens[0], None))
+        while prefix.gaps and self.handle.end_reason() is None:
+            self._fill_some(prefix, prompt, chunk)
+            self.shop.on_progress(0, True)
+            n_done = prefix.n_known
+            self.handle.emit(Progress(stage="prefill", n_done=n_done, n_total=n_total))
+            yield True
         while prefix.n_tokens < n_total and self.handle.end_reason() is None:
             start = prefix.n_tokens
             if wants_logprobs and start >= prompt.n_persona:
@@ -49,6 +55,13 @@ class PromptReader:
                 n_done = prefix.n_tokens
                 self.handle.emit(Progress(stage="prefill", n_done=n_done, n_total=n_total))
             yield True
+
+    def _fill_some(self, prefix: Prefix, prompt: Prompt, chunk: int) -> None:
+        """Read on in the first gap."""
+        gap = prefix.gaps[0]
+        stop = min(gap.start + chunk, gap.stop)
+        self.shop.engine.reread(prefix.cache, gap.start, prompt.tokens[gap.start : stop])
+        prefix.gaps[:1] = [range(stop, gap.stop)] if stop < gap.stop else []
 
     def _read_some(self, prefix: Prefix, prompt: Prompt, stop: int) -> None:
         """Read on, to `stop` at most; the last chunk brings the logits with it, for no pass of their own."""

@@ -36,6 +36,7 @@ from pushkin_runtime.observer import Observer, ObserverDesk
 from pushkin_runtime.options import RuntimeOptions
 from pushkin_runtime.persona import PersonaDesk, PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.renewal import Renewal
 from pushkin_runtime.speech import SpeechDesk, checked_samples
 from pushkin_runtime.speech_types import SpeechInfo, SpeechRows
 from pushkin_runtime.submissions import Submissions
@@ -57,7 +58,6 @@ from pushkin_runtime.upkeep import Upkeep, check_fit
 from pushkin_runtime.workshop import Workshop, unwritable
 
 log = logging.getLogger(__name__)
-
 
 CreateEngine = Callable[[EngineChoice, EngineOptions], Engine]
 
@@ -305,10 +305,13 @@ class Runtime:
                 cache_dir=self.options.cache_dir,
             ),
         )
+        cache = PromptCache(engine, self.options.kv_budget_bytes)
+        pool = AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers)
         shop = Workshop(
             engine=engine,
-            cache=PromptCache(engine, self.options.kv_budget_bytes),
-            adapters=AdapterPool(engine, self.options.adapters, self._thread.wake, self._observers),
+            cache=cache,
+            adapters=pool,
+            renewal=Renewal(cache, pool),
             persona=self._personas,
             observers=self._observers,
             speech=SpeechDesk(engine, self.options.adapters.roots, self.options.model_roots),
@@ -316,6 +319,7 @@ class Runtime:
             banned=unwritable(engine),
             on_progress=self._liveness.note,
             lookup_tasks=self.options.lookup_tasks,
+            cache_reuse=self.options.cache_reuse,
         )
         self._warm_up(shop)
         shop.adapters.prefetch_defaults()

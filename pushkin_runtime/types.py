@@ -75,6 +75,7 @@ class GenerationRequest:
     logit_bias: (token, what is added to its logit), -inf bans. return_tokens: fill `Delta.tokens` and
     `Choice.tokens`. n_probs: with so many alternatives each; post_sampling_probs: as the samplers left them.
     prompt_logprobs: the prompt's own tokens too. decode_ms: ends a text that has a newline after this long.
+    cache_reuse: tokens in a row that may be moved behind an edit, 0 none; None: the runtime's, if it is a draft.
     """
 
     request_id: str
@@ -102,6 +103,7 @@ class GenerationRequest:
     raw: bool = False
     cut_prompt: bool = True
     reuse_cache: bool = True
+    cache_reuse: int | None = None
     distinct: bool = True
     ignore_eos: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -119,8 +121,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and its log-probability (nats), None for a prompt's first; `top`: the likeliest at its place,
-    best first."""
+    """A token and its log-probability (nats), None for a prompt's first; `top`: the likeliest there, best first."""
 
     token: int
     logprob: float | None
@@ -218,8 +219,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Work that delays the first token. "loading": the request's adapters are read, `n_done` of `n_total` are
-    in memory; "prefill": `n_done` of `n_total` prompt tokens are in the cache."""
+    """Work that delays the first token: `n_done` of `n_total` adapters are in memory, or prompt tokens in the cache."""
 
     stage: Literal["loading", "prefill"]
     n_done: int

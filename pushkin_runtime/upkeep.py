@@ -21,6 +21,7 @@ MARGIN_BYTES = 256 << 20  # libraries, activations, the daemon itself
 # (ONNX Runtime and XNNPACK pack 4-bit matrices anew: python -m benchmarks.engine_speed). Others: 2 and 1.
 KV_WIDTH = {"onnx": 4, "executorch": 4}
 PACKED = {"onnx": 1.25, "executorch": 1.4}
+QUIET_S = 5.0  # without a request: longer than a pause between two words
 LOOK_S = 10.0  # between two looks at the pressure, while there is anything to shed
 AGAIN_S = 60.0  # pressure that lasts sheds no more often
 _ORDER: tuple[Pressure, ...] = ("normal", "warn", "critical")
@@ -81,6 +82,11 @@ class Upkeep:
     def worked(self) -> None:
         """A request has come."""
         self._worked_at = self._clock()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody has come for so long that work which a request would have to wait for may begin."""
+        return self._clock() - self._worked_at >= QUIET_S
 
     @property
     def wants_unload(self) -> bool:

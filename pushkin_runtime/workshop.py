@@ -13,6 +13,7 @@ from pushkin_runtime.engines.base import Engine
 from pushkin_runtime.observer import ObserverDesk
 from pushkin_runtime.persona import PersonaSource
 from pushkin_runtime.prompt_cache import PromptCache
+from pushkin_runtime.renewal import Renewal
 from pushkin_runtime.speech import SpeechDesk
 from pushkin_runtime.types import Task
 
@@ -23,7 +24,7 @@ class Workshop:
 
     observers: who watches the units of work. banned: tokens that no answer may contain. on_progress: told
     the number of new tokens (0 for a prefill chunk), and whether the model ran for them, which is a sign of life.
-    lookup_tasks: whose answers are drafted from their prompts.
+    lookup_tasks: whose answers are drafted from their prompts. cache_reuse: see `RuntimeOptions`.
     """
 
     engine: Engine
@@ -32,10 +33,12 @@ class Workshop:
     persona: PersonaSource
     observers: ObserverDesk
     speech: SpeechDesk
+    renewal: Renewal
     prefill_chunk: int
     banned: NDArray[np.int64]
     on_progress: Callable[[int, bool], None]
     lookup_tasks: frozenset[Task] = frozenset()
+    cache_reuse: int = 0
 
     def close(self) -> None:
         """Release everything; the last call on the thread."""

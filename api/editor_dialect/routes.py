@@ -105,6 +105,7 @@ def _as_typed(
         request,
         raw=False,
         cut_prompt=True,
+        cache_reuse=request.cache_reuse or None,  # a draft, if nothing in it says otherwise
         document_id=request.document_id or f"editor-{hashlib.sha256(basis).hexdigest()[:16]}",
         max_tokens=min(request.max_tokens or 0, MAX_TOKENS),
     )

@@ -77,6 +77,7 @@ def generation_requests(
         sampling=sampling(body, n_context),
         adapters=adapters,
         reuse_cache=body.cache_prompt,
+        cache_reuse=body.n_cache_reuse,
         ignore_eos=body.ignore_eos,
         logit_bias=logit_bias(body, tokenizer),
         return_tokens=True,  # they are counted, and a stream always tells them

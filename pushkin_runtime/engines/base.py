@@ -207,6 +207,17 @@ class Engine(Protocol):
     def trim(self, cache: KVCache, n_tokens: int) -> None:
         """Forget everything after the first `n_tokens`; exact, on all layers, past the window too."""
 
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        """Copy `positions` of `source` to positions from `at` on, at or past the end of `cache`, which then ends
+        after them. Both have one row and the same adapters; exact, but for the rounding of keys that change place.
+
+        What was skipped up to `at` holds nothing yet: `reread` must fill it before anything else reads the cache.
+        """
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        """Read tokens as the positions of a one-row cache from `start` on, within its length, as if nothing stood
+        after them; what stands there stays. Raises as `prefill`; the positions then have to be read again."""
+
     def decode(self, cache: KVCache, plan: DecodePlan) -> Decoder:
         """Start decoding; `cache` has `plan.n_rows` rows and belongs to the decoder until closed."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from pushkin_runtime.engines.base import Lora
+from pushkin_runtime.engines.rotary import turn_by, turn_into
 from pushkin_runtime.model_config import ModelConfig
 
 GROW = 256  # slots a cache grows by
@@ -67,6 +68,20 @@ class ExecutorchKVCache:
         copy.block[:, :, :n_tokens] = self.block[:, :, :n_tokens]
         copy.n_tokens = n_tokens
         return copy
+
+    def place(
+        self, config: ModelConfig, other: ExecutorchKVCache, positions: range, at: int
+    ) -> None:
+        """Take over positions of another cache, both of one row, as those from `at` on, and end after them."""
+        end = at + len(positions)
+        self.reserve(end + 1)
+        source = other.block[:, :, positions.start : positions.stop]
+        target = self.block[:, :, at:end]
+        target[:, 1] = source[:, 1]
+        for i in range(config.n_layers):
+            turn = turn_by(config, at - positions.start, is_global=config.is_global(i))
+            turn_into(target[i, 0], source[i, 0], *map(torch.from_numpy, turn))
+        self.n_tokens = end
 
     def views(self, layer: int, span: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the keys and the values of a layer in some slots, (1, n, n_kv_heads, head_dim)."""

@@ -23,6 +23,7 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
+    Tokens,
 )
 from pushkin_runtime.engines.executorch_build import dtypes, find_program
 from pushkin_runtime.engines.executorch_cache import ExecutorchKVCache, sight
@@ -96,6 +97,19 @@ class ExecutorchEngine:
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
         cache.n_shared = min(cache.n_shared, n_tokens)
+
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        assert isinstance(cache, ExecutorchKVCache)
+        assert isinstance(source, ExecutorchKVCache)
+        cache.place(self._config, source, positions, at)
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        assert isinstance(cache, ExecutorchKVCache)
+        n_held, cache.n_tokens = cache.n_tokens, start
+        try:
+            self.prefill(cache, Tokens(tuple(tokens)))
+        finally:
+            cache.n_tokens = n_held
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, ExecutorchKVCache)

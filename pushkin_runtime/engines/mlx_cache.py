@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models.base import create_causal_mask
+from numpy.typing import NDArray
 
 from pushkin_runtime.engines.base import Lora
+from pushkin_runtime.engines.rotary import turn_into
 from pushkin_runtime.model_config import ModelConfig
 
 GROW = 256  # tokens a cache grows by
@@ -31,6 +34,28 @@ class LayerKV:
         self.keys, self.values, self.offset = held_keys, held_values, end
         first = self._first_visible(start)
         return held_keys[..., first:end, :], held_values[..., first:end, :]
+
+    def place(
+        self,
+        other: LayerKV,
+        positions: range,
+        at: int,
+        turn: tuple[NDArray[np.float32], NDArray[np.float32]],
+    ) -> None:
+        """Take over positions of another cache of one row as those from `at` on, and end after them."""
+        end = at + len(positions)
+        assert other.keys is not None
+        assert other.values is not None
+        keys, values = (
+            held[..., positions.start : positions.stop, :] for held in (other.keys, other.values)
+        )
+        new_keys = _with_room(self.keys, keys, end, self.offset)
+        new_values = _with_room(self.values, values, end, self.offset)
+        turned = mx.zeros(keys.shape, keys.dtype)
+        turn_into(turned, keys, *map(mx.array, turn))
+        new_keys[..., at:end, :] = turned
+        new_values[..., at:end, :] = values
+        self.keys, self.values, self.offset = new_keys, new_values, end
 
     def make_mask(
         self,

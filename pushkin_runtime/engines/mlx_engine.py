@@ -26,12 +26,14 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
+    Tokens,
 )
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.mlx_cache import MlxKVCache
 from pushkin_runtime.engines.mlx_decode import open_decoder
 from pushkin_runtime.engines.mlx_errors import translated
 from pushkin_runtime.engines.mlx_lora import LoraSlot, MlxLora, install, load_lora
+from pushkin_runtime.engines.rotary import turn_by
 from pushkin_runtime.errors import EngineFailed
 from pushkin_runtime.model_config import our_name
 from pushkin_runtime.model_store import (
@@ -126,6 +128,26 @@ class MlxEngine:
         assert isinstance(cache, MlxKVCache)
         assert n_tokens <= cache.n_tokens
         cache.cut(n_tokens)
+
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        assert isinstance(cache, MlxKVCache)
+        assert isinstance(source, MlxKVCache)
+        with translated():
+            for i in range(self._config.n_layers):
+                turn = turn_by(
+                    self._config, at - positions.start, is_global=self._config.is_global(i)
+                )
+                cache.layers[i].place(source.layers[i], positions, at, turn)
+            mx.eval(cache.arrays())
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        assert isinstance(cache, MlxKVCache)
+        n_held = cache.n_tokens
+        cache.cut(start)
+        try:
+            self.prefill(cache, Tokens(tuple(tokens)))
+        finally:
+            cache.cut(n_held)
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> Decoder:
         assert isinstance(cache, MlxKVCache)

@@ -16,6 +16,7 @@ from onnxruntime import InferenceSession, IOBinding, OrtValue
 from pushkin_runtime.engines.base import Lora
 from pushkin_runtime.engines.onnx_graph import PARTS, kv_name
 from pushkin_runtime.engines.onnx_lora import OnnxLora
+from pushkin_runtime.engines.rotary import turn_by, turn_into
 from pushkin_runtime.model_config import ModelConfig
 
 GROW = 256  # slots a block grows by
@@ -94,6 +95,18 @@ class OnnxKVCache:
         copy.block()[..., :n_tokens, :] = self.block()[..., :n_tokens, :]
         copy.n_tokens = n_tokens
         return copy
+
+    def place(self, other: OnnxKVCache, positions: range, at: int) -> None:
+        """Take over positions of another cache, both of one row, as those from `at` on, and end after them."""
+        c, end = self._config, at + len(positions)
+        self.reserve(end + 1)
+        source = other.block()[..., positions.start : positions.stop, :]
+        target = self.block()[..., at:end, :]
+        target[:, 1] = source[:, 1]
+        for i in range(c.n_layers):
+            turn = turn_by(c, at - positions.start, is_global=c.is_global(i))
+            turn_into(target[i, 0], source[i, 0], *turn)
+        self.n_tokens = end
 
     def rows(self, n_rows: int) -> OnnxKVCache:
         """Return rows that go on from here in the same block: while they do, nothing else may."""

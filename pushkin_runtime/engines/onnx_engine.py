@@ -26,6 +26,7 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
+    Tokens,
 )
 from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
@@ -121,6 +122,19 @@ class OnnxEngine:
         assert isinstance(cache, OnnxKVCache)
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
+
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        assert isinstance(cache, OnnxKVCache)
+        assert isinstance(source, OnnxKVCache)
+        cache.place(source, positions, at)
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        assert isinstance(cache, OnnxKVCache)
+        n_held, cache.n_tokens = cache.n_tokens, start
+        try:
+            self.prefill(cache, Tokens(tuple(tokens)))
+        finally:
+            cache.n_tokens = n_held
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, OnnxKVCache)

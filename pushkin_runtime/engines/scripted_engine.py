@@ -165,6 +165,19 @@ class ScriptedEngine:
         cache.n_tokens = n_tokens
         del cache.readers[n_tokens:]
 
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        assert isinstance(cache, ScriptedCache)
+        assert isinstance(source, ScriptedCache)
+        cache.readers += [cache.lora] * (at - cache.n_tokens)
+        cache.readers += source.readers[positions.start : positions.stop]
+        cache.n_tokens = at + len(positions)
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        assert isinstance(cache, ScriptedCache)
+        assert start + len(tokens) <= cache.n_tokens
+        self.take_permit()
+        self.n_prefills += 1
+
     def decode(self, cache: KVCache, plan: DecodePlan) -> ScriptedDecoder:
         assert isinstance(cache, ScriptedCache)
         return ScriptedDecoder(self, cache, plan)

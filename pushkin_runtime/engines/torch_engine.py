@@ -26,9 +26,11 @@ from pushkin_runtime.engines.base import (
     KVCache,
     Lora,
     Segment,
+    Tokens,
 )
 from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
+from pushkin_runtime.engines.rotary import turn_by, turn_into
 from pushkin_runtime.engines.torch_linear import load_weights
 from pushkin_runtime.engines.torch_lora import TorchLora, load_lora
 from pushkin_runtime.errors import EngineFailed
@@ -150,6 +152,27 @@ class TorchEngine:
         assert isinstance(cache, TorchKVCache)
         assert n_tokens <= cache.n_tokens
         cache.n_tokens = n_tokens
+
+    def splice(self, cache: KVCache, source: KVCache, positions: range, at: int) -> None:
+        assert isinstance(cache, TorchKVCache)
+        assert isinstance(source, TorchKVCache)
+        c, end = self._config, at + len(positions)
+        cache.reserve(end + 1)
+        old = source.block[..., positions.start : positions.stop, :]
+        new = cache.block[..., at:end, :]
+        new[:, 1] = old[:, 1]
+        for i in range(c.n_layers):
+            turn = turn_by(c, at - positions.start, is_global=c.is_global(i))
+            turn_into(new[i, 0], old[i, 0], *map(torch.from_numpy, turn))
+        cache.n_tokens = end
+
+    def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
+        assert isinstance(cache, TorchKVCache)
+        n_held, cache.n_tokens = cache.n_tokens, start
+        try:
+            self.prefill(cache, Tokens(tuple(tokens)))
+        finally:
+            cache.n_tokens = n_held
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, TorchKVCache)

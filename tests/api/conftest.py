@@ -171,6 +171,7 @@ def running_daemons() -> Iterator[StartDaemon]:
             model_dir=Path("unused"),
             engine="scripted",
             prefill_chunk=8,
+            cache_reuse=256,
             adapters=adapters or AdapterOptions(),
             idle_unload_s=idle_unload_s,
         )

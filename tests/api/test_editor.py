@@ -205,6 +205,23 @@ async def test_what_is_typed_is_healed_and_suggestions_stay_short(start_daemon):
     assert not any(request.raw for request in daemon.runtime.requests)
 
 
+async def test_what_follows_an_edit_is_not_read_again_unless_a_seed_wants_it(
+    start_daemon, adapters
+):
+    daemon = start_daemon(adapters=adapters)
+    text = " ".join(str(number) for number in range(200))
+    edited = f"{text[:50]}{text[55:]}"
+    async with editor_client(daemon) as client:
+
+        async def n_read(**fields) -> int:
+            answer = (await complete(client, stream=False, **fields)).json()
+            return answer["timings"]["prompt_n"]
+
+        await n_read(prompt=text)
+        assert await n_read(prompt=edited, seed=7) > len(edited) - 60
+        assert await n_read(prompt=edited + " and") < 32 + 64 + 8
+
+
 async def test_only_what_the_editor_needs_is_there_and_every_guard_is_on(start_daemon):
     daemon = start_daemon()
     async with editor_client(daemon) as client:

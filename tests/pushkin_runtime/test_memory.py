@@ -19,7 +19,15 @@ from pushkin_runtime.options import RuntimeOptions
 from pushkin_runtime.runtime import Runtime
 from pushkin_runtime.system_memory import LinuxMemory, MacMemory, Pressure, system_memory
 from pushkin_runtime.types import AdapterRef, Done, GenerationRequest
-from pushkin_runtime.upkeep import AGAIN_S, LOOK_S, MARGIN_BYTES, Upkeep, check_fit, needed_bytes
+from pushkin_runtime.upkeep import (
+    AGAIN_S,
+    LOOK_S,
+    MARGIN_BYTES,
+    QUIET_S,
+    Upkeep,
+    check_fit,
+    needed_bytes,
+)
 
 Generate = Callable[..., Done]
 GUARD_S = 20.0
@@ -187,6 +195,16 @@ def test_pressure_that_lasts_sheds_once_a_minute_and_at_once_when_it_grows(fille
     assert after(LOOK_S, "warn") == 2
     assert after(AGAIN_S, "warn") == 1
     assert after(LOOK_S, "critical") == 0
+
+
+def test_it_is_quiet_some_seconds_after_the_last_request() -> None:
+    hours = Hours()
+    upkeep = Upkeep(FakeMemory(), clock=hours)
+    for _ in range(2):
+        assert not upkeep.is_quiet
+        hours.now += QUIET_S
+        assert upkeep.is_quiet
+        upkeep.worked()
 
 
 # -- idle ---------------------------------------------------------------------------------------
