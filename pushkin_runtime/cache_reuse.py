@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pushkin_runtime.types import GenerationRequest, SamplingParams
+from pushkin_runtime.sampling_types import SamplingParams
+from pushkin_runtime.types import GenerationRequest
 
 MAX_EDIT = 64  # tokens that one edit may take away, and as many that it may put there
 REREAD_AFTER = 32  # tokens behind an edit that are read again: what depends on it most
