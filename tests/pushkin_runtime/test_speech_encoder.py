@@ -98,6 +98,19 @@ def test_work_is_proportional_to_speech(encoder: SpeechEncoder) -> None:
     assert states.shape == (25, 32)  # not 1500
 
 
+def test_nothing_is_compiled_for_a_length() -> None:
+    """oneDNN's convolutions and products would keep code for each, and every utterance has its own length."""
+    _, config, weights = tiny_encoder()
+    encoder = create_speech_encoder("torch", config, weights, PROJECTOR)
+    with torch.profiler.profile() as profile:
+        [states] = run(encoder.encode([log_mel(speechlike(20), 80)]))
+        encoder.project(stack(states, N_STACK))
+    operators = {event.key for event in profile.key_averages()}
+    assert "aten::conv1d" in operators
+    assert not {name for name in operators if "mkldnn" in name}
+    assert torch.backends.mkldnn.enabled  # for everybody else
+
+
 def test_every_row_has_the_text_rows_size(encoder: SpeechEncoder) -> None:
     [states] = run(encoder.encode([log_mel(speechlike(2), 80)]))
     rows = encoder.project(stack(states, N_STACK))
