@@ -67,8 +67,8 @@ class Prefix:
 
     @property
     def n_bytes(self) -> int:
-        """Memory held."""
-        return self.cache.n_bytes + sum(logits.nbytes for logits in self.ends.values())
+        """Memory held; any thread may ask."""
+        return self.cache.n_bytes + sum(logits.nbytes for logits in tuple(self.ends.values()))
 
     @property
     def logits(self) -> NDArray[np.float32] | None:
@@ -126,8 +126,9 @@ class PromptCache:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the idle caches, remembered logits included."""
-        return sum(entry.prefix.n_bytes for entry in self._entries.values())
+        """Memory of the idle caches, remembered logits included; any thread may ask."""
+        entries = tuple(self._entries.values())  # at once: they change while others are added up
+        return sum(entry.prefix.n_bytes for entry in entries)
 
     def take(self, key: CacheKey, tokens: tuple[int, ...], *, min_run: int = 0) -> Prefix:
         """Return a cache holding the longest known prefix of `tokens` (`.n_known` says how much; all of them

@@ -21,12 +21,11 @@ LAYER_NORM_EPS = 1e-5
 @contextmanager
 def without_onednn() -> Iterator[None]:
     """oneDNN keeps compiled code for every length it has met, 0.7 MB each with Whisper base, and is no faster here."""
-    was_enabled = mkldnn.enabled
-    mkldnn.enabled = False
+    before = mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         yield
     finally:
-        mkldnn.enabled = was_enabled
+        mkldnn.set_flags(_enabled=before[0], _fp32_precision=None)
 
 
 class TorchSpeechEncoder:

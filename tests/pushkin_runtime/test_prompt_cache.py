@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,36 @@ def test_remembered_logits_are_few_and_count_as_memory() -> None:
 
     assert list(prefix.ends) == list(range(20 - MAX_ENDS, 20))
     assert cache.n_bytes == 19 * 1024 + MAX_ENDS * 4096
+
+
+def test_another_thread_may_ask_for_its_size() -> None:
+    cache = PromptCache(ScriptedEngine(), 1 << 30)
+    failed: list[RuntimeError] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            try:
+                assert cache.n_bytes >= 0
+            except RuntimeError as error:  # changed while it was gone through
+                failed.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for number in range(3000):
+            tokens = (number, *range(7))
+            cache.put(KEY, tokens, filled(8, 4, 8))
+            cache.take(KEY, tokens).remember(np.zeros(8, np.float32))
+            cache.put(KEY, (*tokens, number), filled(9, 9))
+    finally:
+        is_over.set()
+        asking.join()
+        sys.setswitchinterval(interval)
+    assert not failed
 
 
 def test_a_keystroke_inside_a_word_runs_the_model_for_no_token_before_the_first(
