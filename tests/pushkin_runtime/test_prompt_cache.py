@@ -225,7 +225,7 @@ def test_another_thread_may_ask_for_its_size() -> None:
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        for number in range(3000):
+        for number in range(1000):
             tokens = (number, *range(7))
             cache.put(KEY, tokens, filled(8, 4, 8))
             cache.take(KEY, tokens).remember(np.zeros(8, np.float32))
