@@ -314,7 +314,7 @@ class Runtime:
             renewal=Renewal(cache, pool),
             persona=self._personas,
             observers=self._observers,
-            speech=SpeechDesk(engine, self.options.adapters.roots, self.options.model_roots),
+            speech=SpeechDesk(engine, self.options),
             prefill_chunk=self.options.prefill_chunk,
             banned=unwritable(engine),
             on_progress=self._liveness.note,

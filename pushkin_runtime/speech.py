@@ -14,6 +14,7 @@ from pushkin_runtime.engines.base import Engine, SpeechEncoder
 from pushkin_runtime.engines.registry import create_speech_encoder
 from pushkin_runtime.errors import InvalidRequest, ModelCorrupt
 from pushkin_runtime.log_mel import SAMPLE_RATE, FloatArray, log_mel
+from pushkin_runtime.options import RuntimeOptions
 from pushkin_runtime.speech_folder import SpeechFiles, read_encoder, read_speech
 from pushkin_runtime.speech_model import (
     EncoderConfig,
@@ -105,14 +106,11 @@ def spoken_words(
 class SpeechDesk:
     """Owned by the inference thread: the speech model, once somebody has spoken.
 
-    adapter_roots: where `dictate` is looked for; model_roots: where encoders are.
+    options: where the adapter `dictate` and the encoders are looked for, and CPU threads.
     """
 
-    def __init__(
-        self, engine: Engine, adapter_roots: Sequence[Path], model_roots: Sequence[Path]
-    ) -> None:
-        self._engine = engine
-        self._adapter_roots, self._model_roots = adapter_roots, model_roots
+    def __init__(self, engine: Engine, options: RuntimeOptions) -> None:
+        self._engine, self._options = engine, options
         self._model: SpeechModel | None = None
 
     def model(self) -> SpeechModel:
@@ -121,9 +119,9 @@ class SpeechDesk:
         Raises CapabilityMissing when it is not installed, ModelError when it is damaged or for another base.
         """
         if self._model is None:
-            self._model = load_speech_model(
-                self._engine, read_speech(self._adapter_roots, self._model_roots)
-            )
+            options = self._options
+            files = read_speech(options.adapters.roots, options.model_roots)
+            self._model = load_speech_model(self._engine, files, options.n_threads)
         return self._model
 
     def close(self) -> None:
@@ -131,7 +129,7 @@ class SpeechDesk:
         self._model = None
 
 
-def load_speech_model(engine: Engine, files: SpeechFiles) -> SpeechModel:
+def load_speech_model(engine: Engine, files: SpeechFiles, n_threads: int) -> SpeechModel:
     """Bring a speech model into the engine's arrays; inference thread. Raises ModelCorrupt for another base's."""
     hidden_size = engine.info.hidden_size
     if files.base_digest != engine.info.digest or len(files.projector.second) != hidden_size:
@@ -139,7 +137,9 @@ def load_speech_model(engine: Engine, files: SpeechFiles) -> SpeechModel:
             f"The speech model was trained for another base model (rows of {len(files.projector.second)}, "
             f"{engine.info.id} has {hidden_size}): install the one that belongs to {engine.info.id}."
         )
-    encoder = create_speech_encoder(engine.name, files.config, files.weights, files.projector)
+    encoder = create_speech_encoder(
+        engine.name, files.config, files.weights, files.projector, n_threads
+    )
     n_bytes = sum(array.nbytes for array in files.weights.values())
     info = SpeechInfo(
         encoder=files.encoder,

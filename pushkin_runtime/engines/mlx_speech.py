@@ -17,7 +17,11 @@ class MlxSpeechEncoder:
     """See `SpeechEncoder`. Float32; arrays belong to the thread that makes it."""
 
     def __init__(
-        self, config: EncoderConfig, weights: Mapping[str, FloatArray], projector: Projector
+        self,
+        config: EncoderConfig,
+        weights: Mapping[str, FloatArray],
+        projector: Projector,
+        _n_threads: int | None = None,  # MLX has its own way
     ) -> None:
         self.config = config
         self._weights = {name: mx.array(array) for name, array in weights.items()}

@@ -79,10 +79,15 @@ def import_engine(choice: EngineChoice, model_dir: Path) -> Any:
 
 
 def create_speech_encoder(
-    engine: str, config: EncoderConfig, weights: Mapping[str, FloatArray], projector: Projector
+    engine: str,
+    config: EncoderConfig,
+    weights: Mapping[str, FloatArray],
+    projector: Projector,
+    n_threads: int | None = None,
 ) -> SpeechEncoder:
     """Bring a speech encoder into the arrays of the engine of that name.
 
+    n_threads: of the CPU, where the library does not have its own way; None: as it is.
     Raises CapabilityMissing for an engine that hears nothing.
     """
     if engine not in SPEECH_ENCODERS:
@@ -91,5 +96,5 @@ def create_speech_encoder(
         )
     module_name, class_name = SPEECH_ENCODERS[engine].split(":")
     make = getattr(importlib.import_module(module_name), class_name)
-    encoder: SpeechEncoder = make(config, weights, projector)
+    encoder: SpeechEncoder = make(config, weights, projector, n_threads)
     return encoder

@@ -32,8 +32,14 @@ class TorchSpeechEncoder:
     """See `SpeechEncoder`. Float32 weights under the names of `speech_model.encoder_shapes`."""
 
     def __init__(
-        self, config: EncoderConfig, weights: Mapping[str, FloatArray], projector: Projector
+        self,
+        config: EncoderConfig,
+        weights: Mapping[str, FloatArray],
+        projector: Projector,
+        n_threads: int | None = None,
     ) -> None:
+        if n_threads is not None:  # two collapse where anything else runs: they wait for each other
+            torch.set_num_threads(n_threads)
         self.config = config
         self._projector = projector
         self._weights = {name: torch.from_numpy(array) for name, array in weights.items()}

@@ -111,6 +111,19 @@ def test_nothing_is_compiled_for_a_length() -> None:
     assert torch.backends.mkldnn.enabled  # for everybody else
 
 
+def test_torch_takes_no_more_threads_than_it_is_given() -> None:
+    _, config, weights = tiny_encoder()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        create_speech_encoder("torch", config, weights, PROJECTOR)
+        assert torch.get_num_threads() == 2
+        create_speech_encoder("torch", config, weights, PROJECTOR, 1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_every_row_has_the_text_rows_size(encoder: SpeechEncoder) -> None:
     [states] = run(encoder.encode([log_mel(speechlike(2), 80)]))
     rows = encoder.project(stack(states, N_STACK))
