@@ -23,6 +23,7 @@ from daemon.cli_service import service
 from daemon.cli_stats import stats_group
 from daemon.cli_status import status
 from daemon.cli_write import continue_, rephrase, story
+from daemon.environment import set_defaults
 from daemon.errors import DaemonError
 from daemon.terminal import discard_stdout, print_error
 
@@ -122,4 +123,5 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the script and of `python -m daemon`."""
+    set_defaults()
     sys.exit(run())

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from daemon.environment import DEFAULTS
 from daemon.sockets import LAUNCHD_SOCKET_NAMES
 
 LABEL = "com.pushkin.daemon"
@@ -53,14 +54,7 @@ def find_guarded_folder(job: Job, user_home: Path) -> Path | None:
 
 def job_dict(job: Job) -> dict[str, object]:
     """Return the job as launchd's dictionary."""
-    environment = {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
-        "LANG": "en_US.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_OFFLINE": "1",
-    }
+    environment = {**DEFAULTS, "LANG": "en_US.UTF-8"}
     if job.custom_home:
         environment["PUSHKIN_HOME"] = str(job.home)
     return {

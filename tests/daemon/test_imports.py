@@ -85,3 +85,28 @@ def test_a_command_that_only_tells_something_imports_nothing_heavy(
 
     assert "daemon.cli" in found
     assert not found & (UNASKED | TENSORS | WEB)
+
+
+def test_products_get_one_thread_however_the_program_is_started(home: Path) -> None:
+    """Two spin while they wait for each other, beside the engine's own."""
+    program = (
+        "import json, runpy, sys\n"
+        "sys.argv = ['pushkin', 'version']\n"
+        "try:\n"
+        "    runpy.run_module('daemon', run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    import numpy, threadpoolctl\n"
+        "    print(json.dumps([pool['num_threads'] for pool in threadpoolctl.threadpool_info()]))\n"
+    )
+    started_by_hand = {k: v for k, v in environment(home).items() if k != "OMP_NUM_THREADS"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        env=started_by_hand,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=GUARD_S,
+    )
+    pools = json.loads(answer.stdout.splitlines()[-1])
+    assert pools
+    assert set(pools) == {1}
