@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# One thread: two-thread torch collapses when anything else runs on a small machine.
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MLX_DISABLE_COMPILE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check lint types fmt bench demo golden clean
@@ -28,7 +26,7 @@ run: setup  ## start the daemon on 127.0.0.1:1799 and [::1]:1799 with the embedd
 	@$(BIN)/pushkin serve
 
 test: setup  ## run the tests
-	$(TEST_ENV) $(BIN)/pytest
+	$(BIN)/pytest
 
 lint: setup  ## style, bans, floors
 	$(BIN)/ruff check .
@@ -57,7 +55,7 @@ demo: setup  ## continue and rephrase an English and a Russian paragraph, stream
 	done; echo
 
 golden: setup  ## rewrite the golden files after a reviewed change
-	$(TEST_ENV) $(BIN)/pytest --update-golden -q
+	$(BIN)/pytest --update-golden -q
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache *.egg-info

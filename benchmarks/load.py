@@ -85,11 +85,12 @@ def main() -> int:
         with Client(daemon.target) as client:
             quiet_ms = [client.call("GET", "/health").total_ms for _ in range(N_QUIET)]
             status = client.call("GET", "/v1/status").data
-        rss = {"start": process.memory_info().rss}
+        rss, n_wedged = {"start": process.memory_info().rss}, 0
         for name, minutes in (("level", WARM_UP_MINUTES), ("settled", arguments.minutes)):
             with _clients(daemon.target, arguments.mix) as clients:
-                watch, n_wedged = _run(daemon, clients, 60 * minutes, quiet=arguments.json)
+                watch, n_left = _run(daemon, clients, 60 * minutes, quiet=arguments.json)
             is_idle, _ = await_idle(daemon.target)
+            n_wedged += n_left + (not is_idle)
             time.sleep(SETTLE_S)
             rss[name] = process.memory_info().rss
         rss["peak"] = max(size for _, size in watch.rss)
@@ -106,7 +107,7 @@ def main() -> int:
                 "minutes": arguments.minutes,
                 "connections": dict(Counter(kind for kind, _ in clients)),
                 **counts,
-                "wedged": n_wedged + (not is_idle),
+                "wedged": n_wedged,
                 "rss_mib": {name: round(size / MIB, 1) for name, size in rss.items()},
                 "held_at_rest_mib": _held(at_rest),
                 "dictation_at_rest": at_rest["dictation"],
@@ -119,7 +120,7 @@ def main() -> int:
         quiet=arguments.json,
     )
     is_well = set(watch.health_status) == {200}
-    return 0 if is_well and is_idle and not n_wedged and not counts["wrong"] else 1
+    return 0 if is_well and not n_wedged and not counts["wrong"] else 1
 
 
 def _held(status: dict[str, Any]) -> dict[str, float]:

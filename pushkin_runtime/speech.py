@@ -21,6 +21,7 @@ from pushkin_runtime.speech_model import (
     HeardToken,
     Projector,
     compressed,
+    labels_of,
     scores_of,
     stack,
     transcript,
@@ -59,13 +60,10 @@ class SpeechModel:
         [states] = yield from self.encoder.encode([mel])
         every = self.encoder.project(stack(states, self.projector.n_stack))
         rows = compressed(every, self.projector)
-        pieces = self.projector.pieces
-        scores = None if pieces is None else scores_of(every, self.projector)
-        heard = (
-            None
-            if pieces is None or scores is None
-            else transcript(np.asarray(scores.argmax(1), dtype=np.int64), pieces)
-        )
+        scores, heard = None, None
+        if self.projector.pieces is not None:
+            scores = scores_of(every, self.projector)
+            heard = transcript(labels_of(scores), self.projector.pieces)
         step = self.projector.samples_per_row
         digest = hashlib.sha256(rows.tobytes()).digest()
         return SpeechRows(

@@ -135,9 +135,9 @@ def scores_of(rows: FloatArray, projector: Projector) -> FloatArray:
     return scores
 
 
-def labels_of(rows: FloatArray, projector: Projector) -> NDArray[np.int64]:
-    """Return what each row says: 0 for silence, else a piece, counted from 1."""
-    return np.asarray(scores_of(rows, projector).argmax(1), dtype=np.int64)
+def labels_of(scores: FloatArray) -> NDArray[np.int64]:
+    """Return what each row says by its scores: 0 for silence, else a piece, counted from 1."""
+    return np.asarray(scores.argmax(1), dtype=np.int64)
 
 
 def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[HeardToken, ...]:
@@ -151,7 +151,7 @@ def transcript(labels: NDArray[np.int64], pieces: Sequence[int]) -> tuple[HeardT
 
 def compressed(rows: FloatArray, projector: Projector) -> FloatArray:
     """Return one row for each stretch that stays, their mean at the text rows' size."""
-    labels = labels_of(rows, projector)
+    labels = labels_of(scores_of(rows, projector))
     means = np.stack([rows[a:b].mean(0) for a, b in runs(labels)])
     return at_rms(means, projector.row_rms)
 

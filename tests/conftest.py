@@ -13,6 +13,12 @@ from typing import Any
 import pytest
 
 from daemon.egress import forbid_outbound
+from daemon.environment import set_defaults
+
+# As the program has it, however the tests are started; and MLX compiles nothing: what it keeps for the main thread it gives
+# back after Python has ended, and the process with it (MLX 0.32).
+set_defaults()
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 CHILDREN = Path(__file__).parent / "house" / "children"
 

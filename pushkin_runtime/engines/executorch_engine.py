@@ -25,6 +25,7 @@ from pushkin_runtime.engines.base import (
     Segment,
     Tokens,
 )
+from pushkin_runtime.engines.counted_cache import ended_at
 from pushkin_runtime.engines.executorch_build import dtypes, find_program
 from pushkin_runtime.engines.executorch_cache import ExecutorchKVCache, sight
 from pushkin_runtime.engines.executorch_export import MAX_ROWS, empty_adapters
@@ -105,11 +106,8 @@ class ExecutorchEngine:
 
     def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
         assert isinstance(cache, ExecutorchKVCache)
-        n_held, cache.n_tokens = cache.n_tokens, start
-        try:
+        with ended_at(cache, start):
             self.prefill(cache, Tokens(tuple(tokens)))
-        finally:
-            cache.n_tokens = n_held
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, ExecutorchKVCache)
@@ -118,9 +116,8 @@ class ExecutorchEngine:
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, ExecutorchKVCache)
-        n_before = cache.n_tokens
-        rows = self._read(cache, self._embed(tokens), n_out=len(tokens))
-        cache.n_tokens = n_before
+        with ended_at(cache, cache.n_tokens):
+            rows = self._read(cache, self._embed(tokens), n_out=len(tokens))
         return self._program.head(rows)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from pushkin_runtime.engines.base import (
     Segment,
     Tokens,
 )
+from pushkin_runtime.engines.counted_cache import ended_at
 from pushkin_runtime.engines.host_sampler import HostDecoder
 from pushkin_runtime.engines.lora import check_places
 from pushkin_runtime.engines.rotary import turn_by, turn_into
@@ -168,11 +169,8 @@ class TorchEngine:
 
     def reread(self, cache: KVCache, start: int, tokens: Sequence[int]) -> None:
         assert isinstance(cache, TorchKVCache)
-        n_held, cache.n_tokens = cache.n_tokens, start
-        try:
+        with ended_at(cache, start):
             self.prefill(cache, Tokens(tuple(tokens)))
-        finally:
-            cache.n_tokens = n_held
 
     def decode(self, cache: KVCache, plan: DecodePlan) -> HostDecoder:
         assert isinstance(cache, TorchKVCache)
@@ -181,9 +179,8 @@ class TorchEngine:
 
     def logits(self, cache: KVCache, tokens: Sequence[int]) -> NDArray[np.float32]:
         assert isinstance(cache, TorchKVCache)
-        n_before = cache.n_tokens
-        hidden = self._forward(cache, self._embed(torch.tensor([list(tokens)])))
-        cache.n_tokens = n_before
+        with ended_at(cache, cache.n_tokens):
+            hidden = self._forward(cache, self._embed(torch.tensor([list(tokens)])))
         return self._head(hidden[0])
 
     def close(self) -> None:
