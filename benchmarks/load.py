@@ -62,21 +62,7 @@ Clients = list[tuple[str, Traffic]]
 
 def main() -> int:
     """Run; 1 when something wedged, was refused, broke or was answered wrongly."""
-    parser = common_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument(
-        "--mix",
-        type=read_mix,
-        default=DEFAULT_MIX,
-        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
-    )
-    parser.add_argument(
-        "--speech-encoder",
-        type=Path,
-        metavar="DIR",
-        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
-    )
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     sys.setswitchinterval(0.0005)  # or the clients' threads would be in the figures of /health
     encoder = arguments.speech_encoder
     prepare = None if encoder is None else partial(_install_encoder, encoder)
@@ -121,6 +107,24 @@ def main() -> int:
     )
     is_well = set(watch.health_status) == {200}
     return 0 if is_well and not n_wedged and not counts["wrong"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = common_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--mix",
+        type=read_mix,
+        default=DEFAULT_MIX,
+        help=f"connections by kind, of {', '.join(KINDS)}; default: %(default)s",
+    )
+    parser.add_argument(
+        "--speech-encoder",
+        type=Path,
+        metavar="DIR",
+        help="imported first, as `pushkin models import DIR` does; without one nobody dictates",
+    )
+    return parser
 
 
 def _held(status: dict[str, Any]) -> dict[str, float]:
