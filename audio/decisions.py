@@ -17,16 +17,10 @@ from audio.commands import Command, Literally, parse
 from audio.edit_log import Edit, EditLog, split_sentences
 from audio.events import CommandHeard, Commit, DictationEvent, TextChange, utf16_length
 from audio.pcm import SAMPLE_RATE
-from audio.phrase_match import PhraseLimits
 from audio.recognizer import Hypothesis, Kind
 from audio.segmenter import Utterance
 from audio.words import pieces
 
-# Calibrated for the shipped speech model on voices and phrases that its card's figures are not of; the card says how.
-DO_AT, OFFER_AT = 0.07, 0.03  # of the model's first token, which so far can only object
-DO_WITHIN = PhraseLimits(per_piece=3.5, edge=10.0, peak=32.0, ahead=3.0)
-OFFER_WITHIN = PhraseLimits(per_piece=5.0, edge=16.0, peak=40.0, ahead=0.0)
-MAY_BECOME_AT = 4.5  # loss a piece with which the beginning of an utterance is still held back
 SELECTION_PAUSE_S = 2.0
 _MAX_OFFERS = 16
 
@@ -153,13 +147,13 @@ class Decider:
         self._release(position)
 
     def _weigh(self, command: Command, found: Hypothesis, committed: str) -> Decision:
-        is_sure = found.p_command >= DO_AT and _is_plain(found) and not committed
+        is_sure = found.p_command >= found.limits.do_at and _is_plain(found) and not committed
         can_be_done = self.log.can_apply(command) or self._selection is not None
         if can_be_done and (is_sure or self._mode == "command"):
             return Decision(kind="cmd", text=None, command=command, confidence=found.p_command)
         if self._mode == "command":
             return Decision(kind="cmd", text=None)
-        if not can_be_done or found.p_command < OFFER_AT:
+        if not can_be_done or found.p_command < found.limits.offer_at:
             return Decision(kind="dict", text=found.text)
         return Decision(
             kind="dict",
@@ -230,14 +224,16 @@ class Decider:
 def _meaning(found: Hypothesis) -> Command | Literally | None:
     """What is asked for: what was read, word for word, or else the phrase that it sounds like as a whole."""
     read = parse(found.text)
-    if read is not None or found.phrase is None or not found.phrase.is_within(OFFER_WITHIN):
+    if read is not None or found.phrase is None:
         return read
+    if not found.phrase.is_within(found.limits.offer_within):
+        return None
     return parse(found.phrase.text)
 
 
 def _is_plain(found: Hypothesis) -> bool:
     """Whether the words leave no doubt of it."""
-    is_near = found.phrase is not None and found.phrase.is_within(DO_WITHIN)
+    is_near = found.phrase is not None and found.phrase.is_within(found.limits.do_within)
     return is_near or isinstance(parse(found.text), Command)
 
 

@@ -14,18 +14,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pushkin_runtime.speech_types import PhraseLimits
+
 _PEAK_ROWS = 6  # 0.36 s: a short word
 _MIN_PIECES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhraseLimits:
-    """The most loss, in nats, with which an utterance is still taken for a phrase, and the least `ahead`; see PhraseMatch."""
-
-    per_piece: float
-    edge: float
-    peak: float
-    ahead: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from audio.pcm import Samples
 from audio.phrase_match import PhraseMatch
-from pushkin_runtime.speech_types import SpokenWord
+from pushkin_runtime.speech_types import DEFAULT_LIMITS, CommandLimits, SpokenWord
 
 Kind = Literal["dict", "cmd", "none"]
 """The model's first token: text to write, something to do, or nothing said at all."""
@@ -41,7 +41,8 @@ class Hypothesis:
     """What was heard. p_command: the probability the model gave to its being a command.
 
     words: those of `text` with their samples since the audio of the pass began; None from a model that does not time them.
-    phrase: which spoken command the whole utterance is likest; None from a model that cannot tell.
+    phrase: which spoken command the whole utterance is likest; None from a model that cannot tell. limits: how much of both
+    this model needs for a command.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Hypothesis:
     n_tokens: int
     words: tuple[SpokenWord, ...] | None = None
     phrase: PhraseMatch | None = None
+    limits: CommandLimits = DEFAULT_LIMITS
 
 
 class Recognizer(Protocol):

@@ -68,15 +68,16 @@ class RuntimeRecognizer:
         audio = np.concatenate((wanted.audio, _TAIL)) if wanted.is_final else wanted.audio
         rows = _awaited(self._runtime.encode_speech(audio), is_cancelled)
         result = None if rows is None else self._decoded(wanted, rows, is_cancelled)
-        if result is None or result.speech is None:
+        if rows is None or result is None or result.speech is None:
             return Hypothesis(kind="none", text="", p_command=0.0, n_tokens=0)
         return Hypothesis(
             kind=result.speech.kind,
             text=result.choices[0].text,
             p_command=result.speech.probabilities[1],
             n_tokens=result.usage.completion_tokens,
-            words=None if rows is None else rows.words,
-            phrase=None if rows is None else self._phrase(rows, wanted.languages),
+            words=rows.words,
+            phrase=self._phrase(rows, wanted.languages),
+            limits=rows.limits,
         )
 
     def _phrase(self, rows: SpeechRows, languages: tuple[str, ...]) -> PhraseMatch | None:

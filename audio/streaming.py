@@ -13,7 +13,7 @@ from typing import Literal
 
 from audio.agreement import Agreement, Committed
 from audio.commands import may_become_command
-from audio.decisions import MAY_BECOME_AT, Decider
+from audio.decisions import Decider
 from audio.events import DictationEvent, Failed, Final, Partial, Voice, utf16_length
 from audio.pcm import SAMPLE_RATE, Samples
 from audio.recognizer import Hypothesis, Recognition
@@ -259,7 +259,7 @@ class Streaming:
         if self._options.mode == "command" or found.kind == "cmd":
             return True
         phrase = found.phrase
-        may_be = phrase is not None and phrase.so_far <= MAY_BECOME_AT
+        may_be = phrase is not None and phrase.so_far <= found.limits.may_become_at
         return heard.utterance.pause_before_s >= 0.3 and (may_be or may_become_command(found.text))
 
     def _close(self, utterance: Utterance) -> None:

@@ -77,6 +77,7 @@ class SpeechModel:
             else spoken_words(self.tokenizer, heard, step, len(samples)),
             scores=scores,
             pieces=self.pieces,
+            limits=self.projector.limits,
         )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,13 @@ from pushkin_runtime.speech_model import (
     encoder_config,
     encoder_weights,
 )
+from pushkin_runtime.speech_types import CommandLimits, PhraseLimits
 
 ADAPTER = "dictate"
 KIND = "speech-projector"
+LIMITS = "commands"
+"""The setting with a speech model's CommandLimits; without it the defaults hold."""
+_WITHIN = ("do_within", "offer_within")
 WEIGHT_NAMES = ("encoder.safetensors", "model.safetensors")
 
 
@@ -135,6 +140,8 @@ def _read(folder: Path) -> tuple[Projector, Mapping[str, Any]]:
     ):
         raise ModelCorrupt(f"{folder.name}/{KIND}.json: pieces must be token ids.")
     projector = content.build(lambda arrays: _projector(arrays, int(settings["n_stack"])))
+    if (limits := settings.get(LIMITS)) is not None:
+        projector = replace(projector, limits=_limits(limits, f"{folder.name}/{KIND}.json"))
     if pieces is None:
         return projector, settings
     if len(pieces) != len(projector.heard) - 1:
@@ -169,6 +176,35 @@ def weights_sha256(folder: Path) -> str:
     """Return the SHA-256 (hex) of an encoder's weights. Raises ModelNotFound."""
     with weights_file(folder).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _limits(stored: object, where: str) -> CommandLimits:
+    """Read what `asdict` makes of CommandLimits. Raises ModelCorrupt."""
+    plain, phrase = _names(CommandLimits) - set(_WITHIN), _names(PhraseLimits)
+    given = dict(stored) if isinstance(stored, dict) else {}
+    within = {name: _numbers(given.pop(name, None), phrase) for name in _WITHIN}
+    numbers = _numbers(given, plain)
+    do, offer = (within[name] for name in _WITHIN)
+    if numbers is None or do is None or offer is None:
+        raise ModelCorrupt(
+            f"{where}: {LIMITS} must have just the numbers {', '.join(sorted(plain))}, and {' and '.join(_WITHIN)} "
+            f"with just {', '.join(sorted(phrase))}."
+        )
+    return CommandLimits(
+        do_within=PhraseLimits(**do), offer_within=PhraseLimits(**offer), **numbers
+    )
+
+
+def _names(kind: type[CommandLimits] | type[PhraseLimits]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _numbers(stored: object, names: set[str]) -> dict[str, float] | None:
+    """`stored`, if it has just these names and finite numbers for them."""
+    if not isinstance(stored, dict) or stored.keys() != names:
+        return None
+    is_good = all(type(value) in (int, float) and isfinite(value) for value in stored.values())
+    return {name: float(value) for name, value in stored.items()} if is_good else None
 
 
 def _projector(arrays: Mapping[str, NDArray[Any]], n_stack: int) -> Projector:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pushkin_runtime.errors import ModelCorrupt
 from pushkin_runtime.log_mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from pushkin_runtime.speech_types import DEFAULT_LIMITS, CommandLimits
 
 FloatArray = NDArray[np.float32]
 ROW_EPS = 1e-6
@@ -67,7 +68,7 @@ class Projector:
     base model's text rows as they enter the first layer, where √hidden has been applied: rows of another size would be
     heard by nobody. heard: (1 + n_pieces, hidden_size); heard @ row + heard_bias scores what a row says, 0 is silence.
     pieces: the token of each score but the first, where transcripts are the projector's own (greedy CTC); None where the
-    model writes them.
+    model writes them. limits: what of the scores makes a command.
     """
 
     n_stack: int
@@ -79,6 +80,7 @@ class Projector:
     heard: FloatArray
     heard_bias: FloatArray
     pieces: tuple[int, ...] | None = None
+    limits: CommandLimits = DEFAULT_LIMITS
 
     @property
     def rows_per_second(self) -> float:

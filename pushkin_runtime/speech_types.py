@@ -12,6 +12,36 @@ if TYPE_CHECKING:
 SpeechKind = Literal["dict", "cmd", "none"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhraseLimits:
+    """The most loss, in nats, with which an utterance is still taken for a phrase, and the least `ahead`; see
+    `audio.phrase_match.PhraseMatch`."""
+
+    per_piece: float
+    edge: float
+    peak: float
+    ahead: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLimits:
+    """From where on an utterance is a command, on the scales of one speech model: its manifest has its own.
+
+    do_at, offer_at: of the first token's share of <cmd>, with which a command is done, and offered. do_within,
+    offer_within: of the likeness to a phrase. may_become_at: loss a piece with which the beginning of an utterance is
+    still held back. The defaults were calibrated for the first speech model.
+    """
+
+    do_at: float = 0.07
+    offer_at: float = 0.03
+    do_within: PhraseLimits = PhraseLimits(per_piece=3.5, edge=10.0, peak=32.0, ahead=3.0)
+    offer_within: PhraseLimits = PhraseLimits(per_piece=5.0, edge=16.0, peak=40.0, ahead=0.0)
+    may_become_at: float = 4.5
+
+
+DEFAULT_LIMITS = CommandLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class SpokenWord:
     """A word and where it was heard: samples since the speech began, as fine as the projector's rows (60 ms)."""
@@ -30,7 +60,8 @@ class SpeechRows:
     heard: the tokens that the projector itself reads, for a speech model whose transcripts are these; the model then
     only says what kind of utterance it is. None: the model writes the transcript. words: the same tokens as words, timed.
     scores: (n, 1 + len(pieces)) float32, what every row of the projector says, before compression: silence first, then the
-    pieces, a space before those that begin a word; log-probabilities up to a constant for each row.
+    pieces, a space before those that begin a word; log-probabilities up to a constant for each row. limits: what of
+    these scores, and of the model's first token, makes a command.
     """
 
     rows: NDArray[np.float32]
@@ -41,6 +72,7 @@ class SpeechRows:
     words: tuple[SpokenWord, ...] | None = None
     scores: NDArray[np.float32] | None = None
     pieces: tuple[str, ...] = ()
+    limits: CommandLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

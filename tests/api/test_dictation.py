@@ -12,10 +12,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.schemas import MAX_TEXT_CHARS
-from audio.decisions import DO_AT, OFFER_AT
 from audio.errors import SpeechUnavailable
 from audio.pcm import SAMPLE_RATE, to_pcm, to_samples
 from benchmarks import espeak
+from pushkin_runtime.speech_types import CommandLimits
 from tests.api.served_dictation import (
     MENUBAR,
     SENTENCE,
@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SILENCE = np.zeros(SAMPLE_RATE, np.int16)
+UNSURE = (CommandLimits().do_at + CommandLimits().offer_at) / 2
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +261,7 @@ def test_a_command_tells_its_edit_in_utf16_and_confirm_does_an_offered_one(daemo
     assert text_of(events) == ""
 
     with (
-        served(daemon.runtime, oracle(asked, p_command=(DO_AT + OFFER_AT) / 2)) as unsure,
+        served(daemon.runtime, oracle(asked, p_command=UNSURE)) as unsure,
         unsure.connect() as client,
     ):
         start(client, before="ran away")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from audio.command_phrases import closed_phrases
 from audio.commands import Command, parse
-from audio.decisions import DO_WITHIN, MAY_BECOME_AT, OFFER_WITHIN
 from audio.phrase_match import Phrasebook, Phrasebooks, PhraseMatch
+from pushkin_runtime.speech_types import CommandLimits
 
+LIMITS = CommandLimits()
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюя '")
 PIECES = (*LETTERS, " t", "he", " d", " the", "el", "te", " del")
 PHRASES = {
@@ -43,7 +44,7 @@ def test_each_phrase_is_known_and_is_plain(phrase: str) -> None:
     assert match.text == phrase
     assert match.per_piece < 0.5
     assert match.edge < 0.5
-    assert match.is_within(DO_WITHIN)
+    assert match.is_within(LIMITS.do_within)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,8 +64,8 @@ def test_a_letter_misheard_here_and_there_does_not_hide_it(phrase, seed, data) -
 def test_words_beside_the_phrase_are_seen(text: str) -> None:
     match = in_letters().match(spoken(text))
     assert match is not None
-    assert not match.is_within(OFFER_WITHIN)
-    assert max(match.edge, match.peak) > DO_WITHIN.peak
+    assert not match.is_within(LIMITS.offer_within)
+    assert max(match.edge, match.peak) > LIMITS.do_within.peak
 
 
 def test_ahead_counts_other_meanings_and_not_other_words_for_the_same() -> None:
@@ -80,7 +81,7 @@ def test_a_beginning_may_become_a_command_and_another_sentence_may_not() -> None
     begun, other = (in_letters().match(spoken(t)) for t in ("delete the la", "once upon a time"))
     assert begun is not None
     assert other is not None
-    assert begun.so_far < MAY_BECOME_AT < other.so_far
+    assert begun.so_far < LIMITS.may_become_at < other.so_far
 
 
 def test_phrases_are_spelled_in_the_order_pieces_were_learnt() -> None:

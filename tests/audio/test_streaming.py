@@ -9,14 +9,17 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audio.decisions import DO_AT, DO_WITHIN, MAY_BECOME_AT, OFFER_AT, OFFER_WITHIN, Decider
+from audio.decisions import Decider
 from audio.events import CommandHeard, Commit, DictationEvent, Failed, Final, Partial
 from audio.oracle import OracleRecognizer, TimedWord
 from audio.pcm import SAMPLE_RATE
-from audio.phrase_match import PhraseLimits, PhraseMatch
+from audio.phrase_match import PhraseMatch
 from audio.recognizer import Hypothesis, Recognition
 from audio.streaming import Mode, Pass, Streaming, StreamingOptions
 from audio.vad import FRAME, FRAME_S
+from pushkin_runtime.speech_types import CommandLimits, PhraseLimits
+
+LIMITS = CommandLimits()
 
 
 @dataclass
@@ -175,7 +178,10 @@ def test_a_command_is_done_and_none_of_it_is_written() -> None:
 
 
 def test_a_command_that_the_model_calls_text_is_text() -> None:
-    words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=OFFER_AT / 2)]
+    words = [
+        *say("hello big world"),
+        *say("delete the last word", 4.0, p_command=LIMITS.offer_at / 2),
+    ]
     run = Run(words).play()
 
     assert run.of(CommandHeard) == []
@@ -183,7 +189,7 @@ def test_a_command_that_the_model_calls_text_is_text() -> None:
 
 
 def test_between_the_two_it_is_text_offered_as_a_command_and_confirming_does_it() -> None:
-    unsure = (DO_AT + OFFER_AT) / 2
+    unsure = (LIMITS.do_at + LIMITS.offer_at) / 2
     words = [*say("hello big world"), *say("delete the last word", 4.0, p_command=unsure)]
     run = Run(words).play()
 
@@ -298,7 +304,14 @@ def test_a_pass_that_breaks_ends_its_utterance_and_not_the_session() -> None:
 class Sounds:
     """Reads letters that are no words of any grammar, and knows how much the utterance sounds like a phrase."""
 
-    def __init__(self, phrase: str, limits: PhraseLimits, so_far: float = 0.0) -> None:
+    def __init__(
+        self,
+        phrase: str,
+        limits: PhraseLimits,
+        so_far: float = 0.0,
+        own: CommandLimits = LIMITS,
+    ) -> None:
+        self._own = own
         self._match = PhraseMatch(
             text=phrase,
             per_piece=limits.per_piece,
@@ -311,7 +324,14 @@ class Sounds:
 
     def recognize(self, wanted, is_cancelled) -> Hypothesis:
         text = "delte the laast worde in"
-        return Hypothesis(kind="dict", text=text, p_command=DO_AT, n_tokens=5, phrase=self._match)
+        return Hypothesis(
+            kind="dict",
+            text=text,
+            p_command=LIMITS.do_at,
+            n_tokens=5,
+            phrase=self._match,
+            limits=self._own,
+        )
 
 
 def sounding(limits: PhraseLimits, so_far: float = 0.0, **options) -> Run:
@@ -322,7 +342,7 @@ def sounding(limits: PhraseLimits, so_far: float = 0.0, **options) -> Run:
 
 
 def test_a_misread_command_is_done_by_its_sound_and_none_of_it_is_written() -> None:
-    run = sounding(DO_WITHIN)
+    run = sounding(LIMITS.do_within)
     (command,) = run.of(CommandHeard)
     assert (command.name, command.needs_confirmation) == ("delete", False)
     assert run.text == ""
@@ -330,19 +350,41 @@ def test_a_misread_command_is_done_by_its_sound_and_none_of_it_is_written() -> N
 
 
 def test_what_sounds_less_like_it_is_written_and_offered_and_still_less_is_text() -> None:
-    offered = sounding(OFFER_WITHIN)
+    offered = sounding(LIMITS.offer_within)
     (offer,) = offered.of(CommandHeard)
     assert offer.needs_confirmation
     assert offered.text == " delte the laast worde in"
 
-    beyond = replace(OFFER_WITHIN, edge=OFFER_WITHIN.edge + 1)
+    beyond = replace(LIMITS.offer_within, edge=LIMITS.offer_within.edge + 1)
     assert sounding(beyond).of(CommandHeard) == []
 
 
+def test_a_speech_models_own_limits_decide_and_not_the_defaults() -> None:
+    """What is a command by the defaults is not by a stricter model's, and the other way round."""
+    far = replace(LIMITS.offer_within, per_piece=2 * LIMITS.offer_within.per_piece)
+    lenient = CommandLimits(do_within=far, offer_within=far, may_become_at=1e9)
+    strict = CommandLimits(do_at=2 * LIMITS.do_at, offer_at=2 * LIMITS.do_at)
+    deaf = replace(LIMITS, do_within=replace(LIMITS.do_within, edge=LIMITS.do_within.edge - 1))
+
+    def heard(likeness: PhraseLimits, own: CommandLimits) -> list[bool]:
+        sounds = Sounds("delete the last word", likeness, own=own)
+        run = Run(say("delete the last word", 1.0), before="hello big world", recognizer=sounds)
+        return [command.needs_confirmation for command in run.play().of(CommandHeard)]
+
+    assert heard(far, LIMITS) == []
+    assert heard(far, lenient) == [False]
+    assert heard(LIMITS.do_within, LIMITS) == [False]
+    assert heard(LIMITS.do_within, strict) == []
+    assert heard(LIMITS.do_within, deaf) == [True]
+
+
 def test_words_that_can_no_longer_become_a_command_are_committed_at_once() -> None:
-    held, free = (sounding(DO_WITHIN, so_far=at) for at in (MAY_BECOME_AT, MAY_BECOME_AT + 1))
+    held, free = (
+        sounding(LIMITS.do_within, so_far=at)
+        for at in (LIMITS.may_become_at, LIMITS.may_become_at + 1)
+    )
     assert held.of(Commit) == []
     assert free.when(Commit)[0] < 2.2  # while it is being said
     (offer,) = free.of(CommandHeard)
     assert offer.needs_confirmation  # what has been written is text
-    assert sounding(DO_WITHIN, mode="dictate").text == " delte the laast worde in"
+    assert sounding(LIMITS.do_within, mode="dictate").text == " delte the laast worde in"
