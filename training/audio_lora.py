@@ -1,9 +1,10 @@
 """Stage 2, audio: `python -m training.audio_lora --base DIR --features DIR --encoder DIR … --out DIR`.
 
-The encoder is frozen: its states lie in FEATURES (`training.speech_features`). First the projector alone learns, by CTC; then
-projector and audio LoRA together learn to write what was said, the first token being <dict>, <cmd> or <none>. A third of the
-second part's batches run under the persona adapter, so that dictation works with and without it. A run in `--out` goes
-on, after a kill too. One CPU.
+The encoder is frozen: its states lie in FEATURES (`training.speech_features`). First the projector alone learns, by CTC, from
+nothing or (`--start`) from what another base's projector heard. Then the audio LoRA learns the first token, <dict>, <cmd> or
+<none>, over rows that stay as they are; with `--transcript model` projector and LoRA learn together to write what was said as
+well. A third of the second part's batches run under the persona adapter, so that dictation works with and without it. A
+run in `--out` goes on, after a kill too. One CPU.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from training.base_model import stop_signals
 from training.checkpoint import write_atomic
 from training.lora_model import LoraSettings, attach_lora, load_base
 from training.progress import Metrics, plot_loss, reporting
-from training.speech_examples import Batch, Pieces, Sampler, load_examples
+from training.speech_examples import Batch, Pieces, Sampler, for_deciding, load_examples
 from training.speech_persona import PersonaSwitch
 from training.speech_reader import SpeechReader, TrainableProjector
+from training.speech_start import start_from
 from training.trained_state import restore, save
 
 LICENCE = "as the repository; trained on synthetic voices, AN4 (CMU) and FSDD (CC BY-SA 4.0)"
@@ -46,7 +48,8 @@ LETTER_SHARE = 0.3  # of the loss over letters: it is what the hidden layer lear
 @dataclass(frozen=True)
 class AudioRun:
     """One call of the trainer. steps: of both parts together, `projector_steps` of them first without the language
-    model. rows: of a batch. ctc_share: weight of the CTC loss in the second part; rates at their highest."""
+    model. rows: of a batch. rates at their highest. joint_rate, ctc_share: the projector's rate and the weight of its CTC
+    loss in the second part, where the model learns to write."""
 
     base: Path
     features: Path
@@ -62,16 +65,19 @@ class AudioRun:
     n_hidden: int = 1024
     n_merges: int = 250
     projector_rate: float = 1.5e-3
-    joint_rate: float = 6e-4  # the projector's in the second part
+    joint_rate: float = 6e-4
     lora_rate: float = 3e-3
     ctc_share: float = 0.5
     warm_steps: int = 300
     weight_decay: float = 0.01
     seed: int = 0
-    transcript: str = "projector"  # or model: who writes in serving, see the card
+    transcript: str = "projector"  # or model: who writes in serving
     precision: str = "no"  # or bf16, slower where only some matrices are large
     save_every: int = 100
     max_minutes: float = 0.0
+    start: str = (
+        ""  # folder of a trained adapter, of any base, whose projector this one begins from
+    )
 
 
 def text_rms(base: nn.Module) -> float:
@@ -128,9 +134,12 @@ def _fall(part: float, lowest: float) -> float:
 
 
 def train(
-    run: AudioRun, model: SpeechReader, sampler: Sampler, switch: PersonaSwitch
+    run: AudioRun, model: SpeechReader, samplers: tuple[Sampler, Sampler], switch: PersonaSwitch
 ) -> dict[str, Any]:
-    """Train, or go on training, to `run.steps`, the time budget or a signal; {"step", "tokens", "seconds"}."""
+    """Train, or go on training, to `run.steps`, the time budget or a signal; {"step", "tokens", "seconds"}.
+
+    samplers: of the two parts.
+    """
     optimizer = _optimizer(model, run)
     done: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0}
     if (run.out / CHECKPOINT).is_file():
@@ -140,6 +149,7 @@ def train(
         while done["step"] < run.steps and not received:
             if 0 < run.max_minutes * 60 < done["seconds"]:
                 break
+            sampler = samplers[done["step"] >= run.projector_steps]
             done, metrics = _step(run, (model, optimizer, switch), sampler.draw(done["step"]), done)
             report(metrics)
             if done["step"] % run.save_every == 0:
@@ -187,7 +197,12 @@ def losses(
     is_joint: bool,
     persona: Tensor | None = None,
 ) -> tuple[Tensor, float]:
-    """What is minimised, nats a target token, and what is shown: CTC in the first part, writing in the second."""
+    """What is minimised, nats a target token, and what is shown: CTC in the first part, deciding or writing in the second."""
+    if is_joint and run.transcript == "projector":
+        with torch.no_grad():
+            rows = model.projector(model.projector.hidden(batch.stacked))
+        deciding = model.deciding_loss(rows, batch, persona) / len(batch.targets)
+        return deciding, float(deciding.detach())
     hidden = model.projector.hidden(batch.stacked)
     rows = model.projector(hidden)
     ctc = model.ctc_loss(rows, batch) / batch.n_targets
@@ -276,8 +291,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     n_state = examples[0].stacked.shape[1] // run.n_stack
     print(f"{len(examples)} clips, {len(pieces.ids)} pieces", flush=True)
     model = make_model(run, lora, n_state, tokenizer, pieces)
-    sampler = Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack, run.warm_steps)
-    done = train(run, model, sampler, PersonaSwitch(model.model, run.persona, run.style_encoder))
+    if run.start:
+        start_from(model, Path(run.start), examples)
+    reading = Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack, run.warm_steps)
+    second = for_deciding(examples) if run.transcript == "projector" else examples
+    rest = Sampler(second, tokenizer, run.seed, run.rows, run.n_stack)
+    switch = PersonaSwitch(model.model, run.persona, run.style_encoder)
+    done = train(run, model, (reading, rest), switch)
     print(finish(run, lora, model, done))
 
 

@@ -28,6 +28,11 @@ N_MERGES = 250
 MAX_CLIPS = 32  # of a batch: prompts are padded to the longest
 _LETTERS = set("▁'abcdefghijklmnopqrstuvwxyzабвгдежзийклмнопрстуфхцчшщъыьэюя")
 KINDS = ("<dict>", "<cmd>", "<none>")
+DECIDING = {
+    "command": 3,
+    "near_miss": 2,
+    "noise": 3,
+}  # how often, where a clip is for the first token alone
 
 
 class Pieces:
@@ -96,6 +101,16 @@ def load_examples(folder: Path, side: str, n_stack: int, pieces: Pieces) -> list
             f"{folder} has no shard {side}-*.safetensors: run training.speech_features"
         )
     return found
+
+
+def for_deciding(examples: Sequence[Example]) -> list[Example]:
+    """What a command is taught with: fewer of the recorded clips, which are all plain dictation, and more of the rest."""
+    chosen: list[Example] = []
+    for i, example in enumerate(examples):
+        source = example.clip.group.split()[-1]
+        is_recorded = not example.clip.group.startswith(("synthetic", "noise"))
+        chosen += [] if is_recorded and i % 8 else [example] * DECIDING.get(source, 1)
+    return chosen
 
 
 class Sampler:

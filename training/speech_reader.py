@@ -146,30 +146,45 @@ class SpeechReader(nn.Module):
 
         persona: rows that stand first, (n_rows, hidden_size).
         """
+        states, starts = self._read(rows, batch, persona, [t[:-1] for t in batch.targets])
+        behind = [
+            states[i, s + 1 : s + len(t)]
+            for i, (s, t) in enumerate(zip(starts, batch.targets, strict=True))
+        ]
+        rest_of = torch.tensor([token for t in batch.targets for token in t[1:]])
+        weight = self._base[0].get_output_embeddings().weight.detach()
+        writing = frozen_head_loss(torch.cat(behind), weight, rest_of, half)
+        return self._kind_loss(states, starts, batch) + writing
+
+    def deciding_loss(self, rows: Tensor, batch: Batch, persona: Tensor | None = None) -> Tensor:
+        """Summed NLL (nats) of the first token alone: no answer has to be read, a third of the positions."""
+        states, starts = self._read(rows, batch, persona, [[] for _ in batch.targets])
+        return self._kind_loss(states, starts, batch)
+
+    def _read(
+        self, rows: Tensor, batch: Batch, persona: Tensor | None, answers: list[list[int]]
+    ) -> tuple[Tensor, list[int]]:
+        """The last layer's states (b, n, hidden_size) of prompts and answers, and where each prompt's last token stands."""
         base = self._base[0]
         embed = base.get_input_embeddings()
         parts, starts = [], []
         for i, own in enumerate(self.compressed(rows, batch.n_rows)):
             head = embed(torch.tensor(batch.heads[i]))
             head = head if persona is None else torch.cat([persona, head])
-            rest = embed(torch.tensor([*batch.tails[i], *batch.targets[i][:-1]]))
+            rest = embed(torch.tensor([*batch.tails[i], *answers[i]]))
             parts.append(torch.cat([head, own.to(head.dtype), rest]))
             starts.append(len(head) + len(own) + len(batch.tails[i]) - 1)
         padded = nn.utils.rnn.pad_sequence(
             parts, batch_first=True
         )  # right: causal rows never see it
-        states = base.model(inputs_embeds=padded, use_cache=False).last_hidden_state
-        first = torch.stack([states[i, start] for i, start in enumerate(starts)])
-        weight = base.get_output_embeddings().weight.detach()
+        return base.model(inputs_embeds=padded, use_cache=False).last_hidden_state, starts
+
+    def _kind_loss(self, states: Tensor, starts: list[int], batch: Batch) -> Tensor:
+        first = states[torch.arange(len(starts)), torch.tensor(starts)]
+        weight = self._base[0].get_output_embeddings().weight.detach()
         kinds = functional.linear(first.float(), weight[self._kind_ids])
         wanted = torch.tensor([self._kind_ids.tolist().index(t[0]) for t in batch.targets])
-        deciding = functional.cross_entropy(kinds, wanted, reduction="sum")
-        behind = [
-            states[i, s + 1 : s + len(t)]
-            for i, (s, t) in enumerate(zip(starts, batch.targets, strict=True))
-        ]
-        rest_of = torch.tensor([token for t in batch.targets for token in t[1:]])
-        return deciding + frozen_head_loss(torch.cat(behind), weight, rest_of, half)
+        return functional.cross_entropy(kinds, wanted, reduction="sum")
 
     @property
     def piece_ids(self) -> list[int]:

@@ -20,10 +20,11 @@ from tests.pushkin_runtime.speech_files import write_encoder
 from training.audio_lora import CHECKPOINT, AudioRun, finish, losses, make_model, train
 from training.evaluate_audio import Heard, decisions, false_words, first_of_each, rates
 from training.lora_model import LoraSettings
-from training.speech_examples import Example, Pieces, Sampler, altered
+from training.speech_examples import Example, Pieces, Sampler, altered, for_deciding
 from training.speech_features import Clip
 from training.speech_persona import PersonaSwitch
 from training.speech_reader import SpeechReader
+from training.speech_start import start_from
 
 # PEFT 0.21 still asks transformers for the old name of activation checkpointing.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -80,17 +81,17 @@ def run(tmp_path: Path) -> AudioRun:
 
 def parts_of(
     run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
-) -> tuple[SpeechReader, Sampler, PersonaSwitch]:
+) -> tuple[SpeechReader, tuple[Sampler, Sampler], PersonaSwitch]:
     run.out.mkdir(exist_ok=True)
     model = make_model(run, LORA, N_STATE, tokenizer, pieces)
     sampler = Sampler(examples, tokenizer, run.seed, run.rows, run.n_stack)
-    return model, sampler, PersonaSwitch(model.model, run.persona, run.style_encoder)
+    return model, (sampler, sampler), PersonaSwitch(model.model, run.persona, run.style_encoder)
 
 
 def test_rows_have_the_size_of_the_texts_rows(
     run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
 ) -> None:
-    model, sampler, _ = parts_of(run, tokenizer, pieces, examples)
+    model, (sampler, _), _ = parts_of(run, tokenizer, pieces, examples)
     rows = model.projector(model.projector.hidden(sampler.draw(0).stacked))
     table = model.model.get_input_embeddings()(torch.arange(16_384))
     wanted = float(table.pow(2).mean().sqrt())  # √hidden is in the table's forward: the trap
@@ -121,8 +122,8 @@ def test_a_killed_run_goes_on_where_it_was(
 def test_what_is_exported_is_what_was_trained(
     run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
 ) -> None:
-    model, sampler, switch = parts_of(run, tokenizer, pieces, examples)
-    done = train(run, model, sampler, switch)
+    model, samplers, switch = parts_of(run, tokenizer, pieces, examples)
+    done = train(run, model, samplers, switch)
     switch.set(False)
     folder = finish(run, LORA, model, done)
     projector = read_projector(folder)
@@ -136,6 +137,73 @@ def test_what_is_exported_is_what_was_trained(
     found = compressed(every.astype(np.float32), projector)
     assert found.shape == wanted.shape
     assert np.abs(found - wanted.numpy()).max() < 0.05 * projector.row_rms  # float16 in the file
+
+
+def test_a_projector_reads_on_another_base_what_it_read_on_its_own(
+    run: AudioRun, tokenizer: TextTokenizer, examples: list[Example], tmp_path: Path
+) -> None:
+    few = Pieces(tokenizer, BASE / "tokenizer.json", n_merges=20)  # no more pieces than dimensions
+    spoken = [replace(example, pieces=few.encode(example.clip.text)) for example in examples]
+    first, samplers, switch = parts_of(run, tokenizer, few, spoken)
+    folder = finish(run, LORA, first, train(run, first, samplers, switch))
+    there = replace(run, out=tmp_path / "there", seed=1)
+    other, _, _ = parts_of(there, tokenizer, few, spoken)
+    torch.manual_seed(2)
+    other.ctc_weight.copy_(torch.randn_like(other.ctc_weight) / 16)  # another base's embeddings
+
+    def read(model: SpeechReader) -> list[list[int]]:
+        stacked = [torch.from_numpy(e.stacked.astype(np.float32)) for e in spoken]
+        with torch.inference_mode():
+            rows = [model.projector(model.projector.hidden(own)) for own in stacked]
+            return [model.ctc_logits(own).argmax(-1).tolist() for own in rows]
+
+    assert read(other) != read(first)
+    start_from(other, folder, spoken)
+    there, here = ([piece for clip in read(model) for piece in clip] for model in (first, other))
+    assert len(set(there)) > 5
+    assert np.mean(np.array(there) == here) > 0.95  # near ties fall either way
+
+    with pytest.raises(ValueError, match="other pieces"):
+        start_from(
+            parts_of(run, tokenizer, Pieces(tokenizer, BASE / "tokenizer.json"), examples)[0],
+            folder,
+            spoken,
+        )
+    with pytest.raises(ValueError, match="expected 3 through"):
+        start_from(parts_of(replace(run, n_hidden=16), tokenizer, few, spoken)[0], folder, spoken)
+
+
+def test_the_first_token_is_learnt_over_rows_that_stay_and_without_the_answer(
+    run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
+) -> None:
+    model, (sampler, _), _ = parts_of(run, tokenizer, pieces, examples)
+    batch = sampler.draw(0)
+    loss, shown = losses(run, model, batch, True)
+    loss.backward()
+    assert float(loss.detach()) == shown > 0
+    assert all(p.grad is None for p in model.projector.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.model.parameters())
+    other_answers = replace(batch, targets=[[t[0], 600, 601] for t in batch.targets])
+    assert losses(run, model, other_answers, True)[1] == pytest.approx(shown, abs=1e-6)
+    kinds = [tokenizer.require_special(f"<{k}>") for k in ("dict", "cmd", "none")]
+    turned = replace(batch, targets=[[kinds[kinds.index(t[0]) - 1]] for t in batch.targets])
+    assert losses(run, model, turned, True)[1] != pytest.approx(shown, abs=1e-6)
+
+    writing = replace(run, transcript="model")
+    model.zero_grad()
+    losses(writing, model, batch, True)[0].backward()
+    assert all(p.grad is not None for p in model.projector.parameters())
+
+
+def test_recorded_clips_are_few_where_a_command_is_taught(examples: list[Example]) -> None:
+    recorded = [replace(e, clip=replace(e.clip, group="an4")) for e in examples[:16]]
+    near = [replace(e, clip=replace(e.clip, group="synthetic ru near_miss")) for e in examples[:2]]
+    noise = replace(examples[0], clip=replace(examples[0].clip, group="noise"))
+    chosen = for_deciding([*recorded, *near, noise, examples[1]])
+    groups = [example.clip.group for example in chosen]
+    assert groups.count("an4") == 2
+    assert groups.count("synthetic ru near_miss") == 4
+    assert groups.count("noise") == groups.count("synthetic en command") == 3
 
 
 def test_silences_become_the_same_rows_as_in_serving(
@@ -191,7 +259,7 @@ def test_training_reads_the_prompt_that_serving_builds(
 def test_the_persona_switch_is_exact(
     run: AudioRun, tokenizer: TextTokenizer, pieces: Pieces, examples: list[Example]
 ) -> None:
-    model, sampler, switch = parts_of(run, tokenizer, pieces, examples)
+    model, (sampler, _), switch = parts_of(run, tokenizer, pieces, examples)
     batch = sampler.draw(0)
     off = losses(run, model, batch, True)[1]
     switch.set(True)
