@@ -376,11 +376,8 @@ def _sphinx(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def table(figures: Mapping[str, Any]) -> str:
     """The card's table, in Markdown."""
-    systems = [
-        name
-        for name in ("projector", "transcript", "linear probe", "pocketsphinx")
-        if name in figures
-    ]
+    every = ("projector", "transcript", "linear probe", "pocketsphinx")
+    systems = [name for name in every if name in figures]
     lines = [
         "| WER / CER, % | clips | " + " | ".join(systems) + " |",
         "|---" * (len(systems) + 2) + "|",
