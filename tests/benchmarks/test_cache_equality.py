@@ -9,19 +9,28 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cache_equality import compare, random_edits, runtime_options, without_cache
+from benchmarks.cache_equality import compare, random_edits, without_cache
 from benchmarks.in_process import started
 from pushkin_runtime.engines.base import Engine, EngineOptions, KVCache, Tokens
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
-from pushkin_runtime.runtime import Runtime
+from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from tests.pushkin_runtime.conftest import CONFIG, random_weights, write_model
 
 N_FORGOTTEN = 8
-OPTIONS = runtime_options("torch", None)
+# Its tokens are a character or two: the texts within the window fit this one, those past it do not.
+TINY = CONFIG | {"sliding_window": 1024, "max_position_embeddings": 4096}
 
 
 @pytest.fixture(scope="module")
-def nothing() -> Iterator[Runtime]:
-    with started(Runtime(without_cache(OPTIONS))) as runtime:
+def options(tmp_path_factory: pytest.TempPathFactory) -> RuntimeOptions:
+    weights = {f"model.{name}": value for name, value in random_weights(TINY).items()}
+    model = write_model(tmp_path_factory.mktemp("models") / "tiny", TINY, weights)
+    return RuntimeOptions(model_dir=model, engine="torch")
+
+
+@pytest.fixture(scope="module")
+def nothing(options: RuntimeOptions) -> Iterator[Runtime]:
+    with started(Runtime(without_cache(options))) as runtime:
         yield runtime
 
 
@@ -45,14 +54,16 @@ def create_misremembering(choice: EngineChoice, options: EngineOptions) -> Any:
 
 
 @pytest.mark.slow
-def test_a_sound_engine_writes_the_same_with_and_without_the_cache(nothing: Runtime) -> None:
-    with started(Runtime(OPTIONS)) as kept:
+def test_a_sound_engine_writes_the_same_with_and_without_the_cache(
+    nothing: Runtime, options: RuntimeOptions
+) -> None:
+    with started(Runtime(options)) as kept:
         assert compare(kept, nothing, n_edits=6, seed=2, zones=("past_window",)).mismatches == []
 
 
 @pytest.mark.slow
-def test_a_cache_that_misremembers_is_found(nothing: Runtime) -> None:
-    with started(Runtime(OPTIONS, create_misremembering)) as kept:
+def test_a_cache_that_misremembers_is_found(nothing: Runtime, options: RuntimeOptions) -> None:
+    with started(Runtime(options, create_misremembering)) as kept:
         assert compare(kept, nothing, n_edits=14, seed=2, zones=("in_window",)).mismatches
 
 

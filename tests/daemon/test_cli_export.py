@@ -13,13 +13,18 @@ import torch
 from adapters.draft import Draft, Provenance
 from adapters.install import write
 from daemon.cli import run
-from daemon.paths import bundled_models
 from pushkin_runtime.engines.executorch_program import ExecutorchProgram
 from pushkin_runtime.errors import ModelCorrupt
 from pushkin_runtime.model_store import base_model, open_model
+from tests.pushkin_runtime.conftest import CONFIG, random_weights, write_model
 
 Output = pytest.CaptureFixture[str]
-MODEL = bundled_models() / "pushkin-mini"
+# An export takes seconds a layer: one layer of each kind, and enough numbers in them to tell their type by the size.
+SHALLOW = CONFIG | {
+    "num_hidden_layers": 2,
+    "sliding_window_pattern": 2,
+    "intermediate_size": 1024,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +38,10 @@ def _own_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_program_has_the_model_and_what_is_merged_into_it(
     home: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    base, rng = base_model(open_model(MODEL)), np.random.default_rng(0)
+    weights = {f"model.{name}": value for name, value in random_weights(SHALLOW).items()}
+    model = write_model(tmp_path / "models" / "shallow", SHALLOW, weights)
+    spec, rng = open_model(model), np.random.default_rng(0)
+    base = base_model(spec)
     modules = {
         module: (
             rng.standard_normal((4, inner)).astype(np.float32),
@@ -57,11 +65,13 @@ def test_a_program_has_the_model_and_what_is_merged_into_it(
     made = tmp_path / "made" / "loud.pte"
     made.parent.mkdir()
 
-    assert run(["export", "executorch", "--adapter", "loud", "--output", str(made), "--json"]) == 0
+    flags = ["--adapter", "loud", "--output", str(made), "--json"]
+    assert run(["export", "executorch", str(model), *flags]) == 0
 
     facts = json.loads(capsys.readouterr().out)
     assert facts["file"] == str(made)
-    assert facts["n_bytes"] == made.stat().st_size > 4 * 8_000_000  # float32
+    assert facts["n_bytes"] == made.stat().st_size
+    assert facts["n_bytes"] > 4 * spec.n_parameters  # float32
     assert [path.name for path in made.parent.iterdir()] == ["loud.pte"]
     with pytest.raises(ModelCorrupt, match="Export the model again") as caught:
         ExecutorchProgram(made, base.digest, torch.get_num_threads())

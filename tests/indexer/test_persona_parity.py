@@ -35,7 +35,8 @@ TEXT = "In the evening the guests came late, and the old man"
 @pytest.fixture(scope="module")
 def rows() -> NDArray[np.float32]:
     encoder = load_style_encoder(MODELS / "style-encoder")
-    plug: PersonaPlug = load_persona_plug(MINI / "adapters" / "persona", encoder.space, 256)
+    hidden_size = open_model(MINI).config.hidden_size
+    plug: PersonaPlug = load_persona_plug(MINI / "adapters" / "persona", encoder.space, hidden_size)
     vectors = encoder.embed(HISTORY)
     query = encoder.embed([TEXT])[0]
     return plug.persona(query, vectors, ["a", "a", "b", "c"]).rows

@@ -56,10 +56,10 @@ TEXT = (
 )
 
 
-def random_weights(seed: int = 0) -> dict[str, np.ndarray]:
+def random_weights(config: dict[str, Any] = CONFIG) -> dict[str, np.ndarray]:
     """Float weights by our names, scaled so that logits spread over a few units."""
-    rng = np.random.default_rng(seed)
-    shapes = expected_shapes(parse_config(CONFIG, "tiny"))
+    rng = np.random.default_rng(0)
+    shapes = expected_shapes(parse_config(config, "tiny"))
     return {
         name: (rng.standard_normal(shape) * (0.3 if "norm" in name else 0.1)).astype(np.float32)
         for name, shape in shapes.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from pushkin_runtime.engines.base import DecodePlan
 from pushkin_runtime.engines.host_sampler import HostSampler
 from pushkin_runtime.mirostat import N_ESTIMATE, Mirostat, n_within
-from pushkin_runtime.runtime import Runtime, RuntimeOptions
+from pushkin_runtime.runtime import Runtime
 from pushkin_runtime.sampler_stages import LLAMA_ORDER, active_stages
 from pushkin_runtime.sampling import candidates
 from pushkin_runtime.sampling_types import SamplingOverrides, SamplingParams
 from pushkin_runtime.types import Done, Event, Failed, GenerationRequest
 
-MINI = Path(__file__).parents[2] / "models" / "pushkin-mini"
 VOCAB = 50_000
 
 
@@ -124,18 +123,10 @@ def test_each_row_has_a_limit_of_its_own() -> None:
     assert len(set(mu.tolist())) == 3
 
 
-@pytest.fixture(scope="module")
-def mini() -> Iterator[Runtime]:
-    runtime = Runtime(RuntimeOptions(model_dir=MINI, engine="torch"))
-    runtime.start()
-    runtime.wait_loaded(60)
-    yield runtime
-    assert runtime.close(drain_s=10)
-
-
-@pytest.fixture(scope="module")
-def mean_surprise(mini: Runtime) -> Callable[..., float]:
-    """Of a long text of the embedded model, in bits a token, among those that were left to choose from."""
+@pytest.fixture
+def mean_surprise(start_runtime: Callable[..., Runtime], tiny_model: Path) -> Callable[..., float]:
+    """Of a long text of the tiny model, in bits a token, among those that were left to choose from."""
+    runtime = start_runtime(tiny_model, engine="torch")
 
     def measure(**sampling: Any) -> float:
         ended: Future[Done] = Future()
@@ -147,7 +138,7 @@ def mean_surprise(mini: Runtime) -> Callable[..., float]:
                 case Failed(error):
                     ended.set_exception(error)
 
-        mini.submit(
+        runtime.submit(
             GenerationRequest(
                 request_id="mirostat",
                 task="continue",
@@ -178,7 +169,7 @@ def test_the_surprise_of_a_long_text_is_what_was_asked_for(
     mean_surprise: Callable[..., float], version: int, tau: float
 ) -> None:
     """The mean is off by exactly (way of the limit) / (eta x tokens). The limit begins at 2 tau, and has no reason to go
-    further than the 14 bits at which all 16,384 tokens are kept: 14 / (0.3 x 300) = 0.16 bits.
+    further than the 14 bits or so by which the rarest of 512 tokens surprises: 14 / (0.3 x 300) = 0.16 bits.
     """
     surprise = mean_surprise(mirostat=version, mirostat_tau=tau, mirostat_eta=ETA)
 

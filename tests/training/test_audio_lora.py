@@ -236,7 +236,7 @@ def test_training_reads_the_prompt_that_serving_builds(
     for i, head in enumerate(batch.heads):
         n_before = head.index(14) + 1  # <task:dictate>
         before = head[n_before + 1 :]
-        rows = np.zeros((2, 256), np.float32)
+        rows = np.zeros((2, 8), np.float32)
         request = GenerationRequest(
             request_id="r",
             task="dictate",

@@ -17,6 +17,7 @@ from indexer.persona_vector import PersonaPlug, load_persona_plug
 from indexer.style_encoder import StyleEncoder, load_style_encoder
 from pushkin_runtime.engines.base import Embeddings, EngineOptions
 from pushkin_runtime.engines.registry import EngineChoice, create_engine
+from pushkin_runtime.model_store import open_model
 from training.evaluate_persona import load_model
 from training.persona_examples import rows_of
 from training.tokenizer import load_tokenizer
@@ -24,8 +25,7 @@ from training.tokenizer import load_tokenizer
 MODELS = Path(__file__).parents[2] / "models"
 BASE = MODELS / "pushkin-mini"
 FOLDER = BASE / "adapters" / "persona"
-HIDDEN = 256
-MAX_ADAPTER_BYTES, MAX_PLUG_BYTES = 3_000_000, 2_000_000
+MAX_ADAPTER_BYTES, MAX_PLUG_BYTES = 7_000_000, 2_000_000  # rank 32 of 30 M parameters
 # Written for this test.
 NOTES = [
     "Up at six; rain again, and no letters. Walked to the mill, and back by the lower road, thinking of nothing.",
@@ -44,7 +44,7 @@ def encoder() -> StyleEncoder:
 
 @pytest.fixture(scope="module")
 def plug(encoder: StyleEncoder) -> PersonaPlug:
-    return load_persona_plug(FOLDER, encoder.space, HIDDEN)
+    return load_persona_plug(FOLDER, encoder.space, open_model(BASE).config.hidden_size)
 
 
 def test_it_is_small_and_its_files_are_those_described() -> None:
@@ -66,7 +66,7 @@ def test_adapter_and_plug_are_of_one_model() -> None:
 def test_a_persona_is_made_of_paragraphs(encoder: StyleEncoder, plug: PersonaPlug) -> None:
     persona = plug.persona(encoder.embed([TEXT])[0], encoder.embed(NOTES), ["a", "a", "b"])
 
-    assert persona.rows.shape == (plug.n_rows, HIDDEN)
+    assert persona.rows.shape == (plug.n_rows, plug.hidden_size)
     assert set(persona.sources) == {"a", "b"}
     assert not np.allclose(persona.rows, plug.null().rows)
 
