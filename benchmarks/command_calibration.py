@@ -142,7 +142,8 @@ class _Table:
             """How many of `who` are done, for each choice of the three losses."""
             like = who & may & ~self._read & (self._ahead >= ahead)
             two = (within[0][:, None] & within[1] & like).astype(np.float32)
-            return np.rint(two @ within[2].T.astype(np.float32)) + (who & may & self._read).sum()
+            found = np.rint(two @ within[2].T.astype(np.float32)).astype(np.int64)
+            return np.asarray(found + (who & may & self._read).sum(), np.int64)
 
         found = counts(self.closed)
         for language in np.unique(self.languages):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from adapters.checked_folder import About, write_folder
 from adapters.draft import Provenance
+from adapters.format import BaseModel
 from adapters.install import write
 from adapters.peft_format import import_peft
 from pushkin_runtime.model_store import base_model, open_model
@@ -216,7 +217,7 @@ def losses(
 
 
 def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[str, Any]) -> Path:
-    """Write `OUT/adapters/dictate`: the adapter with the projector's two files beside it; its path."""
+    """Write `OUT/adapters/dictate`: the adapter, if it was trained at all, with the projector's two files; its path."""
     facts = {
         "steps": done["step"],
         "tokens": done["tokens"],
@@ -230,18 +231,9 @@ def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[st
         "ctc_share": run.ctc_share,
         "seed": run.seed,
     }
-    save_peft(model.model, run.out / "peft")  # type: ignore[arg-type]
     base = base_model(open_model(run.base))
-    provenance = Provenance(
-        task="dictate",
-        stage="audio",
-        parents=("persona",) if run.persona_share else (),
-        languages=("en", "ru"),
-        licence=LICENCE,
-        training=facts,
-    )
-    draft = import_peft(run.out / "peft", name=ADAPTER, base=base, provenance=provenance)
-    write(draft, run.out / "adapters", replace=True)
+    if done["step"] > run.projector_steps:
+        _write_adapter(run, model, base, facts)
     folder = run.out / "adapters" / ADAPTER
     settings: dict[str, Any] = {
         "encoder": run.encoder.name,
@@ -261,6 +253,22 @@ def finish(run: AudioRun, lora: LoraSettings, model: SpeechReader, done: dict[st
     }
     write_atomic(run.out / "run.json", json.dumps(content, indent=2) + "\n")
     return folder
+
+
+def _write_adapter(
+    run: AudioRun, model: SpeechReader, base: BaseModel, facts: dict[str, Any]
+) -> None:
+    save_peft(model.model, run.out / "peft")  # type: ignore[arg-type]
+    provenance = Provenance(
+        task="dictate",
+        stage="audio",
+        parents=("persona",) if run.persona_share else (),
+        languages=("en", "ru"),
+        licence=LICENCE,
+        training=facts,
+    )
+    draft = import_peft(run.out / "peft", name=ADAPTER, base=base, provenance=provenance)
+    write(draft, run.out / "adapters", replace=True)
 
 
 def _parser() -> argparse.ArgumentParser:
