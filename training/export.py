@@ -25,7 +25,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 from pushkin_runtime.control_tokens import EOS, RESERVED_TOKENS
 from training.checkpoint import write_atomic
 from training.fake_quant import BITS, GROUP_SIZE
-from training.presets import SLIDING_WINDOW_PATTERN
+from training.presets import SLIDING_WINDOW_PATTERN, new_model
 from training.tokenizer import TOKENIZER_FILES
 
 WEIGHTS_NAME = "model.safetensors"
@@ -132,7 +132,7 @@ def load_checkpoint(folder: Path) -> Gemma3ForCausalLM:
 
 
 def _with_weights(config: Gemma3TextConfig, weights: dict[str, torch.Tensor]) -> Gemma3ForCausalLM:
-    model = Gemma3ForCausalLM(config)
+    model = new_model(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = [name for name in missing if name != "lm_head.weight"] + list(unexpected)
     if wrong:

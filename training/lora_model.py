@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.format import JSON_NAME, TARGETS, WEIGHTS_NAME, parse_manifest, scale_of
 from training.export import load_exported
+from training.presets import scale_as_served
 
 DEFAULT_SCALE = 2.0
 MAX_SANE_SCALE = 8.0
@@ -81,6 +82,7 @@ def load_base(folder: Path) -> nn.Module:
     if "quantization" in config:
         return load_exported(folder)
     model: nn.Module = AutoModelForCausalLM.from_pretrained(folder)
+    scale_as_served(model)
     return model
 
 

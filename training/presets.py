@@ -1,10 +1,12 @@
-"""Model shapes, as frozen presets, and the Gemma 3 config that each one means."""
+"""Model shapes, as frozen presets, and the Gemma 3 that each one means."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import Gemma3TextConfig
+from torch import nn
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from pushkin_runtime.control_tokens import BOS, EOS, PAD, RESERVED_TOKENS
 
@@ -55,6 +57,22 @@ class ModelPreset:
             eos_token_id=RESERVED_TOKENS.index(EOS),
             bos_token_id=RESERVED_TOKENS.index(BOS),
         )
+
+
+def new_model(config: Gemma3TextConfig) -> Gemma3ForCausalLM:
+    """transformers' model with random weights, its embeddings scaled as in serving."""
+    model = Gemma3ForCausalLM(config)
+    scale_as_served(model)
+    return model
+
+
+def scale_as_served(model: nn.Module) -> None:
+    """Round √hidden, by which embeddings are multiplied, to bfloat16, as Gemma was trained and every engine does.
+
+    transformers rounds it under bfloat16 weights only; for a hidden size of 384 that is 0.15 % apart.
+    """
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    embedding.embed_scale = embedding.embed_scale.bfloat16().float()
 
 
 PRESETS: dict[str, ModelPreset] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -26,14 +27,17 @@ from training.optimizers import OptimizerSettings, make_optimizers
 from training.presets import PRESETS
 from training.tokenizer import save_tokenizer
 
+# Wide enough that √hidden is no number of bfloat16, into which serving rounds it.
+WIDER = replace(PRESETS["tiny"], hidden_size=192)
+
 
 @pytest.fixture(scope="module")
 def folders(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkpoint of the tiny preset with norms moved off zero, and its export."""
+    """A checkpoint of a tiny model with norms moved off zero, and its export."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
     root = tmp_path_factory.mktemp("export")
-    model = Gemma3ForCausalLM(PRESETS["tiny"].config())
+    model = Gemma3ForCausalLM(WIDER.config())
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -87,8 +91,8 @@ def test_mlx_lm_and_transformers_agree_past_the_window(
     theirs = np.array(model(mx.array(tokens.numpy())).astype(mx.float32))
     with torch.inference_mode():
         ours = load_exported(folders[1])(tokens).logits.numpy()
-    assert tokens.shape[1] > PRESETS["tiny"].sliding_window
-    assert np.abs(ours - theirs).max() <= 2e-3 * np.abs(ours).max()
+    assert tokens.shape[1] > WIDER.sliding_window
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
 
 
 def test_the_simulated_int4_is_what_is_shipped(folders: tuple[Path, Path]) -> None:
