@@ -31,7 +31,6 @@ from pushkin_runtime.model_store import base_model, open_model
 from pushkin_runtime.speech_folder import ADAPTER, KIND, weights_sha256
 from pushkin_runtime.tokenizer import TextTokenizer
 from training.adapter_export import save_peft
-from training.base_model import stop_signals
 from training.checkpoint import write_atomic
 from training.lora_model import LoraSettings, attach_lora, load_base
 from training.progress import Metrics, plot_loss, reporting
@@ -39,6 +38,7 @@ from training.speech_examples import Batch, Pieces, Sampler, for_deciding, load_
 from training.speech_persona import PersonaSwitch
 from training.speech_reader import SpeechReader, TrainableProjector
 from training.speech_start import start_from
+from training.stopping import stop_signals
 from training.trained_state import restore, save
 
 LICENCE = "as the repository; trained on synthetic voices, AN4 (CMU) and FSDD (CC BY-SA 4.0)"

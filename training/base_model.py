@@ -3,7 +3,7 @@
 Gemma 3's architecture from transformers, packed rows, Muon + AdamW, warm-up–stable–decay. The
 stable phase runs to `--steps`; run again with `--decay-steps` to finish from its last checkpoint
 (and with `--end-in-steps` to end the decay sooner or later than planned). Where time is what is
-given, `--max-minutes` ends the stable phase and `--decay-minutes` plans the decay by the speed so far.
+given, `--max-minutes M --decay-minutes D` decays for the last D of M minutes, by the speed so far.
 A run in a new `--out` may `--start` from the weights of another; `--unlikelihood` is the last such one,
 which unlearns the loops of greedy decoding (`training.unlikelihood`).
 Runs on one CPU or GPU, and unchanged under `accelerate launch` on several.
@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
-from types import FrameType
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -37,13 +35,11 @@ from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_op
 from training.presets import PRESETS
 from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
+from training.stopping import stop_signals
 from training.tokenizer import TOKENIZER_FILES
-from training.unlikelihood import (
-    OPENING_TOKENS,
-    continued_greedily,
-    opening_rows,
-    repeated_tokens,
-)
+from training.unlikelihood import OPENING_TOKENS, OwnWriting, repeated_tokens
+
+REPLAN_EVERY = 24  # steps of a decay by the clock; rounds of continuations fit in it
 
 
 @dataclass(frozen=True)
@@ -65,13 +61,20 @@ class RunSettings:
     precision: str = "no"  # accelerate's names: no or bf16
     compiled: bool = False
     quantized: bool = False
+    quantized_decay: bool = False
     start: Path | None = None
     unlikelihood: float = 0.0  # weight of that loss beside a weight of 1 for the corpus
     continuations: int = 16  # of the model's own a step, over all processes
     continuation_length: int = 256  # tokens, the opening among them
+    continuation_steps: int = 1  # that one decoding serves
     max_minutes: float = 0.0
     save_every: int = 200
     keep: int = 2
+
+    @property
+    def decays_by_clock(self) -> bool:
+        """Whether the decay begins, and is planned anew, so as to end with the time."""
+        return 0 < self.decay_minutes < self.max_minutes
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Trainer:
     loss: Any  # RowLoss, wrapped by accelerate
     optimizers: Optimizers
     order: RowOrder
+    writing: OwnWriting
 
 
 def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, TrainState]:
@@ -115,17 +119,28 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
             f"or microbatch_rows {settings.microbatch_rows} is below 1"
         )
+    if settings.continuation_steps < 1:
+        raise ValueError(f"continuation_steps {settings.continuation_steps}: at least 1")
     if settings.continuation_length <= 2 * OPENING_TOKENS[1]:
         raise ValueError(
             f"continuation_length {settings.continuation_length} leaves too little after an opening "
             f"of up to {OPENING_TOKENS[1]} tokens: give more than {2 * OPENING_TOKENS[1]}"
         )
-    if (settings.decay_steps or settings.decay_minutes) and state.decay_start is None:
+    at_once = settings.decay_steps or (settings.decay_minutes and not settings.decays_by_clock)
+    if at_once and state.decay_start is None:
         steps = settings.decay_steps or steps_in(settings.decay_minutes, settings.out)
         state = replace(state, decay_start=state.step, decay_steps=steps)
     if settings.end_in_steps:
         state = replan_decay(state, settings.end_in_steps)
-    return Trainer(settings, accelerator, model, loss, optimizers, order), state
+    writing = OwnWriting(
+        order,
+        settings.continuations // accelerator.num_processes,
+        settings.continuation_length,
+        settings.continuation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    return Trainer(settings, accelerator, model, loss, optimizers, order, writing), state
 
 
 def load_start(path: Path, model: Gemma3ForCausalLM, seed: int) -> None:
@@ -186,7 +201,9 @@ def train_step(
     total = torch.zeros((), device=accelerator.device)
     repeated = None
     trainer.loss.train()
-    with quantized_weights(trainer.model, settings.quantized):
+    is_decay = state.decay_start is not None
+    quantized = settings.quantized or (settings.quantized_decay and is_decay)
+    with quantized_weights(trainer.model, quantized):
         for start in range(0, len(inputs), n_sequences):
             part = slice(start, start + n_sequences)
             loss = trainer.loss(inputs[part], targets[part]) / n_targets
@@ -210,17 +227,13 @@ def train_step(
 def _unlearn_repeats(trainer: Trainer, step: int) -> Tensor:
     """Add the gradients of what the model repeats in continuations of its own; the share of it."""
     settings, accelerator = trainer.settings, trainer.accelerator
-    n_own = settings.continuations // accelerator.num_processes
-    first = step * settings.continuations + n_own * accelerator.process_index
-    openings = opening_rows(trainer.order, step, first, n_own).to(accelerator.device)
-    n_opening = openings.shape[1]
     with accelerator.autocast():
-        tokens = continued_greedily(trainer.model, openings, settings.continuation_length)
+        tokens, n_opening = trainer.writing.of_step(trainer.model, step)
     eos: Any = trainer.model.config.eos_token_id
     unlikely = repeated_tokens(tokens, n_opening, eos)
     n_written = tokens[:, n_opening:].numel()
     n_sequences = settings.microbatch_rows * trainer.order.row_length // tokens.shape[1]
-    for start in range(0, n_own, max(1, n_sequences)):
+    for start in range(0, len(tokens), max(1, n_sequences)):
         part = slice(start, start + max(1, n_sequences))
         loss = trainer.loss(tokens[part, :-1], tokens[part, 1:], unlikely[part, 1:])
         accelerator.backward(loss * (settings.unlikelihood / n_written))
@@ -236,26 +249,57 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
     decays = settings.decay_steps or settings.decay_minutes or settings.end_in_steps
     if state.decay_start is not None and not decays:
         return state
-    last_step = settings.steps or None
-    if state.decay_start is not None:
-        decay_end = state.decay_start + state.decay_steps
-        last_step = min(decay_end, last_step or decay_end)
-    elif not last_step and not settings.max_minutes:
+    if state.decay_start is None and not settings.steps and not settings.max_minutes:
         raise ValueError("the stable phase has no end of its own: give --steps or --max-minutes")
-    schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
-    began = time.monotonic()
+    recent: deque[float] = deque(maxlen=REPLAN_EVERY)
+    began, last_step = time.monotonic(), _last_step(settings, state)
     with stop_signals() as received, reporting(settings.out, last_step, state.step) as report:
         while last_step is None or state.step < last_step:
+            schedule = Schedule(settings.warmup_steps, state.decay_start, state.decay_steps)
             state, metrics = _timed_step(trainer, state, schedule.factor(state.step))
+            recent.append(metrics.seconds)
             if trainer.accelerator.is_main_process:
                 report(metrics)
             if state.step % settings.save_every == 0:
                 _save(trainer, state)
-            overdue = 0 < settings.max_minutes * 60 < time.monotonic() - began
+            left_s = settings.max_minutes * 60 - (time.monotonic() - began)
+            overdue = settings.max_minutes > 0 and left_s < 0
             if _any_process(trainer.accelerator, bool(received) or overdue):
                 break
+            if settings.decays_by_clock:
+                state = _planned_by_clock(trainer, state, left_s, recent)
+                last_step = _last_step(settings, state)
     _save(trainer, state)
     return state
+
+
+def _last_step(settings: RunSettings, state: TrainState) -> int | None:
+    """Where this call ends at the latest; None where time alone says so."""
+    if state.decay_start is None:
+        return settings.steps or None
+    decay_end = state.decay_start + state.decay_steps
+    return min(decay_end, settings.steps or decay_end)
+
+
+def _planned_by_clock(
+    trainer: Trainer, state: TrainState, left_s: float, recent: Sequence[float]
+) -> TrainState:
+    """Begin the decay when its minutes are all that is left, and keep its end where the time ends."""
+    settings, accelerator = trainer.settings, trainer.accelerator
+    if state.decay_start is None:
+        if not _any_process(accelerator, left_s <= settings.decay_minutes * 60):
+            return state
+        _save(trainer, state)  # the last of the stable phase: a longer run goes on from it
+    elif state.step % REPLAN_EVERY:
+        return state
+    left = torch.tensor(left_s / fmean(recent), device=accelerator.device)
+    mean: Tensor = accelerator.reduce(left, "mean")
+    # A slow first step (compiling, decoding) is no speed to plan by: then another plan must follow.
+    fewest = 1 if len(recent) == REPLAN_EVERY else REPLAN_EVERY + 1
+    steps_left = max(fewest, round(float(mean)))
+    if state.decay_start is None:
+        return replace(state, decay_start=state.step, decay_steps=steps_left)
+    return replan_decay(state, steps_left)
 
 
 def _timed_step(trainer: Trainer, state: TrainState, factor: float) -> tuple[TrainState, Metrics]:
@@ -267,23 +311,6 @@ def _timed_step(trainer: Trainer, state: TrainState, factor: float) -> tuple[Tra
     moved = replace(moved, seconds=state.seconds + took)
     speed = (moved.tokens - state.tokens) / took
     return moved, Metrics(moved.step, moved.tokens, nats, factor, grad_norm, speed, took, repeated)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C in a list instead of dying; the old handlers come back after."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _any_process(accelerator: Accelerator, flag: bool) -> bool:
@@ -314,17 +341,23 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     for name in ("microbatch_rows", "seq_len", "seed", "save_every", "keep"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
-    for name in ("continuations", "continuation_length"):
+    for name in ("continuations", "continuation_length", "continuation_steps"):
         parser.add_argument(_flag(name), type=int, default=getattr(defaults, name))
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--compiled", action="store_true", help="torch.compile: faster, slow start")
     parser.add_argument("--quantized", action="store_true", help="train through INT4 rounding")
+    parser.add_argument("--quantized-decay", action="store_true", help="the same in the decay only")
     parser.add_argument("--start", type=Path, help="weights of a new run: checkpoint or export")
     parser.add_argument(
         "--unlikelihood", type=float, default=0.0, help="weight of its loss; 0 is none, 1 as much"
     )
     parser.add_argument("--max-minutes", type=float, default=0.0, help="stop and save after this")
-    parser.add_argument("--decay-minutes", type=float, default=0.0, help="decay about this long")
+    parser.add_argument(
+        "--decay-minutes",
+        type=float,
+        default=0.0,
+        help="decay about this long: at once, or at the end of a longer --max-minutes",
+    )
     rates = OptimizerSettings()
     parser.add_argument("--muon-lr", type=float, default=rates.muon_lr)
     parser.add_argument("--adam-lr", type=float, default=rates.adam_lr)

@@ -19,6 +19,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from training.task_examples import IGNORED
 
 _CHUNK = 128  # rows of logits that stay in a CPU's cache
+_GPU_CHUNK = 16_384  # half a gigabyte of bfloat16 logits
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -28,9 +29,10 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         by_states = torch.empty_like(states)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
+        rows = _CHUNK if states.device.type == "cpu" else _GPU_CHUNK
         with torch.autocast(states.device.type, enabled=False):
-            for start in range(0, len(states), _CHUNK):
-                part = slice(start, start + _CHUNK)
+            for start in range(0, len(states), rows):
+                part = slice(start, start + rows)
                 logits = functional.linear(states[part], weight)
                 scores = functional.log_softmax(logits, -1, dtype=torch.float32)
                 wanted = targets[part, None]

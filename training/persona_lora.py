@@ -29,7 +29,6 @@ from indexer.persona_vector import KIND
 from indexer.style_encoder import load_style_encoder
 from pushkin_runtime.model_store import base_model, open_model
 from training.adapter_export import save_peft
-from training.base_model import stop_signals
 from training.checkpoint import write_atomic
 from training.completion_trainer import frozen_head_loss
 from training.lora_model import LoraSettings, attach_lora, load_base
@@ -38,6 +37,7 @@ from training.persona_examples import Lesson, Rows, Sampler, authors_of
 from training.persona_plug import PlugShape, TrainablePlug
 from training.persona_start import Lessons, warm_start
 from training.progress import Metrics, plot_loss, reporting
+from training.stopping import stop_signals
 from training.tokenizer import load_tokenizer
 from training.trained_state import restore, save
 

@@ -30,11 +30,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 
 from training.adapter_export import Made, intruders_of, save_adapter
-from training.base_model import stop_signals
 from training.checkpoint import write_atomic
 from training.completion_trainer import CompletionTrainer
 from training.lora_model import LoraSettings, attach_lora, load_base, load_weights
 from training.progress import Metrics, Reporter, plot_loss, reporting
+from training.stopping import stop_signals
 from training.task_examples import TASKS, TaskExample, read_examples
 
 WARMUP_SHARE = 0.03

@@ -8,7 +8,7 @@ beside maximum likelihood on the corpus.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,38 @@ def opening_rows(order: RowOrder, step: int, first: int, n_rows: int) -> Tensor:
     length = random.Random(f"{order.seed}-{step}").randint(*OPENING_TOKENS)
     rows = replace(order, seed=order.seed + _OTHER_ROWS).batch(first, n_rows)
     return torch.from_numpy(rows[:, :length].astype("int64"))
+
+
+@dataclass
+class OwnWriting:
+    """The model's own greedy continuations, decoded once for the training steps of a round.
+
+    Decoding many rows takes about as long as decoding few, so a round costs little more than a step alone; its
+    last steps unlearn what the model wrote a few updates ago. A run that goes on within a round decodes anew.
+    n_rows: of each step in this process. length: tokens, the opening among them.
+    """
+
+    order: RowOrder
+    n_rows: int
+    length: int
+    steps: int = 1
+    process: int = 0
+    n_processes: int = 1
+    _round: int = -1
+    _tokens: Tensor | None = None  # (steps * n_rows, length)
+    _n_opening: int = 0
+
+    def of_step(self, model: Gemma3ForCausalLM, step: int) -> tuple[Tensor, int]:
+        """Tokens of a step, (n_rows, length) int64 on the model's device, and how many are the opening."""
+        number, place = divmod(step, self.steps)
+        if number != self._round or self._tokens is None:
+            n_round = self.n_rows * self.steps
+            first = (number * self.n_processes + self.process) * n_round
+            openings = opening_rows(self.order, number * self.steps, first, n_round)
+            self._tokens = continued_greedily(model, openings.to(model.device), self.length)
+            self._round, self._n_opening = number, openings.shape[1]
+        rows = slice(place * self.n_rows, (place + 1) * self.n_rows)
+        return self._tokens[rows], self._n_opening
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from training import base_model, checkpoint
-from training.base_model import RunSettings, prepare, run
+from training.base_model import RunSettings, Trainer, prepare, run
 from training.checkpoint import TrainState
 from training.optimizers import OptimizerSettings, Schedule
-from training.progress import read_metrics
+from training.progress import Metrics, read_metrics
 
 RATES = OptimizerSettings()
 
@@ -71,6 +71,41 @@ def test_where_time_is_given_the_phases_end_by_it(settings: RunSettings) -> None
     _go(replace(settings, steps=0, decay_minutes=5.1 * took / 60))
     factors = [step.lr_factor for step in read_metrics(settings.out)]
     assert factors[3:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_decay_by_the_clock_fills_the_end_of_the_time(
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    def one_second_later(
+        trainer: Trainer, state: TrainState, factor: float
+    ) -> tuple[TrainState, Metrics]:
+        nonlocal now
+        took = 30.0 if now == 0 else 1.0  # the first step compiles
+        now += took
+        moved = replace(state, step=state.step + 1)
+        return moved, Metrics(moved.step, 0, 1.0, factor, 1.0, 1.0, took)
+
+    monkeypatch.setattr(base_model, "_timed_step", one_second_later)
+    monkeypatch.setattr(base_model.time, "monotonic", lambda: now)
+    timed = replace(settings, steps=0, max_minutes=200 / 60, decay_minutes=100 / 60)
+    run(*prepare(timed, RATES))
+    factors = [step.lr_factor for step in read_metrics(settings.out)]
+    falling = factors[71:]
+    assert set(factors[settings.warmup_steps : 71]) == {1.0}
+    assert falling == sorted(falling, reverse=True)
+    assert len(falling) == pytest.approx(100, abs=1)
+    assert falling[-1] == pytest.approx(0.0, abs=0.02)
+
+
+def test_the_decay_alone_can_go_through_int4(settings: RunSettings) -> None:
+    plain = replace(settings, out=settings.out.with_name("plain"))
+    rounded = replace(settings, quantized_decay=True)
+    assert _go(replace(plain, steps=2)) == _go(replace(rounded, steps=2))
+    first, other = _go(replace(plain, decay_steps=2)), _go(replace(rounded, decay_steps=2))
+    assert first[:2] == other[:2]
+    assert first[2] != other[2]
 
 
 def test_a_decay_by_time_needs_a_speed(settings: RunSettings) -> None:

@@ -195,6 +195,27 @@ def test_three_steps_from_end_to_end_are_the_same_stopped_and_resumed(
     assert weights[0] == weights[1]
 
 
+def test_one_decoding_serves_the_steps_of_a_round(
+    settings: RunSettings, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(model: Gemma3ForCausalLM, openings: torch.Tensor, length: int) -> torch.Tensor:
+        decoded.append(len(openings))
+        return continued_greedily(model, openings, length)
+
+    monkeypatch.setattr("training.unlikelihood.continued_greedily", counted)
+    rounds = replace(_remedy(settings, trained, "rounds"), continuation_steps=2)
+    assert len(_go(rounds)) == 3
+    assert decoded == [8, 8]
+    trainer, _ = prepare(rounds, RATES)
+    first, n_opening = trainer.writing.of_step(trainer.model, 0)
+    second, _ = trainer.writing.of_step(trainer.model, 1)
+    whole = torch.cat([first, second])
+    assert torch.equal(whole, continued_greedily(trainer.model, whole[:, :n_opening], 136))
+    assert not torch.equal(first, second)
+
+
 def test_its_weight_changes_the_update_and_not_the_loss_of_the_corpus(
     settings: RunSettings, trained: Path
 ) -> None:
