@@ -1,7 +1,7 @@
 """From where on a speech model hears a command: limits from one set of utterances, written into the model's folder.
 
 `python -m benchmarks.command_calibration --model DIR` dictates the calibration set of `command_phrases` with the whole product, keeps
-what every last pass heard, and searches the limits that do most commands while hardly anything else is done, in each language. They
+what every last pass heard, and searches the limits that do most commands while hardly anything else is done. They
 go into `DIR/adapters/dictate`, whose limits serving reads. What they are worth is for `command_decisions` to say, on the other set.
 """
 
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, product
-from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,16 @@ from pushkin_runtime.speech_folder import ADAPTER, KIND, LIMITS, read_projector
 from pushkin_runtime.speech_types import CommandLimits, PhraseLimits
 from training.checkpoint import write_atomic
 
-PRECISION = 0.99
-_STEPS = 13  # values of each limit that are tried, evenly among those of the commands
-_OBJECTIONS = (0.0, 0.02, 0.05, 0.1, 0.2)  # shares of the commands that the first token may lose
+WRONG = 5  # commands not done are as bad as one that nobody asked for
+_RESAMPLES = 25
+_STEPS = 13  # values of each loss that are tried, evenly among those of the commands
+_LOST = (
+    0.0,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+)  # shares of the commands that a lead or the first token may lose
 _WIDER = 1.5  # an offer costs a glance: so much more loss is offered
 _HELD = 0.98  # of the commands that are done: none of their words is written while they are said
 
@@ -73,32 +79,31 @@ def trial_of(hearing: Hearing, said: Said) -> Trial:
 
 
 def limits_for(trials: Sequence[Trial]) -> CommandLimits:
-    """The limits with which most closed commands are done, at PRECISION in each language; the tightest of several.
+    """The limits that do most closed commands and little else: each the median of those that are best for resamples.
 
-    Raises ValueError when no limits do a command.
+    The best for one set hang on its last few utterances; half a set's median did more of the other half's commands, with
+    no more wrong ones. Raises ValueError when no limits do more good than harm.
     """
-    table = _Table(trials)
-    best: tuple[float, float] = (0.0, 0.0)
-    chosen: tuple[PhraseLimits, float] | None = None
-    for ahead, do_at in product(table.leads(), table.objections()):
-        merit, within = table.most_done(ahead, do_at)
-        if within is not None and merit > best:
-            best, chosen = merit, (within, do_at)
-    if chosen is None:
-        raise ValueError(f"no limits do a command at a precision of {PRECISION:g}")
-    within, do_at = chosen
-    held = table.so_far[table.closed & table.done(within, do_at)]
+    rng, table = np.random.default_rng(0), _Table(trials)
+    best = []
+    for _ in range(_RESAMPLES):
+        chosen = rng.integers(0, len(trials), len(trials))
+        best.append(_Table([trials[i] for i in chosen]).best())
+    do_at, ahead, *losses = (float(value) for value in np.median(best, axis=0))
+    names = ("per_piece", "edge", "peak")
+    within = PhraseLimits(**dict(zip(names, losses, strict=True)), ahead=ahead)
+    done = table.done(within, do_at)
+    if (done & table.closed).sum() <= WRONG * (done & table.others).sum():
+        raise ValueError(
+            "no limits tell commands from what sounds like them: is this speech model trained?"
+        )
+    wider = {name: _WIDER * loss for name, loss in zip(names, losses, strict=True)}
     return CommandLimits(
         do_at=do_at,
         offer_at=do_at / 2,
         do_within=within,
-        offer_within=PhraseLimits(
-            per_piece=round(within.per_piece * _WIDER, 2),
-            edge=round(within.edge * _WIDER, 2),
-            peak=round(within.peak * _WIDER, 2),
-            ahead=min(0.0, within.ahead),
-        ),
-        may_become_at=ceil(100 * np.quantile(held, _HELD)) / 100,
+        offer_within=PhraseLimits(**wider, ahead=min(0.0, ahead)),
+        may_become_at=float(np.quantile(table.so_far[done & table.closed], _HELD)),
     )
 
 
@@ -130,52 +135,37 @@ class _Table:
             like &= loss <= getattr(within, name)
         return self.heard & (self._read | like) & (self._p_command >= do_at)
 
-    def most_done(
-        self, ahead: float, do_at: float
-    ) -> tuple[tuple[float, float], PhraseLimits | None]:
-        """The losses with which most closed commands are done at PRECISION, and how many; None when none are."""
-        may = self.heard & (self._p_command >= do_at)
-        steps = {name: self._steps(name) for name in self._loss}
-        within = [self._loss[name] <= np.array(own)[:, None] for name, own in steps.items()]
+    def best(self) -> tuple[float, ...]:
+        """do_at, ahead and the three losses with which most is done, a wrong command counted as WRONG that are not done."""
+        steps = [self._steps(loss) for loss in self._loss.values()]
+        within = [
+            loss <= own[:, None] for loss, own in zip(self._loss.values(), steps, strict=True)
+        ]
+        found: list[tuple[float, tuple[float, ...]]] = []
+        for ahead, do_at in product(self._leads(), self._objections()):
+            may = self.heard & (self._p_command >= do_at)
+            weight = may * (1.0 * self.closed - WRONG * self.others)
+            like = weight * (~self._read & (self._ahead >= ahead))
+            merit = (within[0][:, None] & within[1]) * like @ within[2].T + weight @ self._read
+            at = np.unravel_index(int(merit.argmax()), merit.shape)  # the tightest of equals
+            losses = (float(own[i]) for own, i in zip(steps, at, strict=True))
+            found.append((float(merit[at]), (do_at, ahead, *losses)))
+        return max(found)[1]
 
-        def counts(who: NDArray[np.bool_]) -> NDArray[np.int64]:
-            """How many of `who` are done, for each choice of the three losses."""
-            like = who & may & ~self._read & (self._ahead >= ahead)
-            two = (within[0][:, None] & within[1] & like).astype(np.float32)
-            found = np.rint(two @ within[2].T.astype(np.float32)).astype(np.int64)
-            return np.asarray(found + (who & may & self._read).sum(), np.int64)
-
-        found = counts(self.closed)
-        for language in np.unique(self.languages):
-            own = self.languages == language
-            false = counts(own & self.others)
-            found[false > (1 - PRECISION) * counts(own)] = 0
-        sizes = [np.array(own) / max(own) for own in steps.values()]
-        size = sizes[0][:, None, None] + sizes[1][:, None] + sizes[2]
-        most = np.where(found == found.max(), size, np.inf)
-        at = np.unravel_index(int(most.argmin()), found.shape)
-        chosen = [own[i] for own, i in zip(steps.values(), at, strict=True)]
-        if not found[at]:
-            return (0.0, 0.0), None
-        limits = PhraseLimits(per_piece=chosen[0], edge=chosen[1], peak=chosen[2], ahead=ahead)
-        return (float(found[at]), -float(size[at])), limits
-
-    def leads(self) -> list[float]:
+    def _leads(self) -> list[float]:
         """Least leads over another phrase to try."""
         own = self._ahead[self.closed & np.isfinite(self._ahead)]
-        shares = (0.0, 0.05, 0.1, 0.2)
-        return sorted({0.0, *(floor(100 * np.quantile(own, s)) / 100 for s in shares if len(own))})
+        return sorted({0.0, *(float(np.quantile(own, s)) for s in _LOST if len(own))})
 
-    def objections(self) -> list[float]:
-        """Shares of <cmd> to ask for: what loses so many of the commands."""
+    def _objections(self) -> list[float]:
+        """Shares of <cmd> to ask for."""
         own = self._p_command[self.closed]
-        return sorted({floor(1e4 * np.quantile(own, s)) / 1e4 for s in _OBJECTIONS if len(own)})
+        return sorted({0.0, *(float(np.quantile(own, s)) for s in _LOST if len(own))})
 
-    def _steps(self, name: str) -> list[float]:
+    def _steps(self, loss: NDArray[np.float64]) -> NDArray[np.float64]:
         """Limits of a loss to try: what so many of the commands keep within."""
-        own = self._loss[name][self.closed & np.isfinite(self._loss[name])]
-        shares = np.linspace(0.4, 1.0, _STEPS)
-        return sorted({ceil(100 * np.quantile(own, s)) / 100 for s in shares if len(own)}) or [1.0]
+        own = loss[self.closed & np.isfinite(loss)]
+        return np.quantile(own, np.linspace(0.4, 1.0, _STEPS)) if len(own) else np.zeros(1)
 
 
 def write_limits(folder: Path, limits: CommandLimits) -> None:
