@@ -6,6 +6,8 @@
 #   RUN   holds rephrase-examples and continue-examples (training.task_data --n-train 80000 and 26000), texts.jsonl
 #         (training.persona_data); adapters go to RUN/{rephrase,continue,persona}/adapters, logs beside them
 # Needs peft, trl, datasets and MLX's CPU wheels (mlx, mlx-cpu) beside what pushkin-mini-gpu.sh needs. SHARE scales the steps.
+# The committed rephrase and continue were made so in two minutes of an H200; persona did not end in that time and was trained
+# on a CPU instead (models/pushkin-mini/adapters/persona/README.md).
 set -eu
 base=${1:?usage: $0 BASE RUN}
 run=${2:?usage: $0 BASE RUN}
@@ -19,14 +21,14 @@ task() {
   "$python" -m training.task_lora --task "$1" --base "$base" --examples "$run/$1-examples" --out "$run/$1" \
     --steps "$(steps "$2")" --rank "$3" --learning-rate "$4" --batch "$5" --dropout 0 --precision bf16 --save-every 10000
 }
-task rephrase "${REPHRASE_STEPS:-1250}" 32 3e-3 64 >"$run/rephrase.log" 2>&1 &
+task rephrase "${REPHRASE_STEPS:-625}" 32 3e-3 64 >"$run/rephrase.log" 2>&1 &
 rephrase=$!
-task continue "${CONTINUE_STEPS:-400}" 16 1.5e-3 64 >"$run/continue.log" 2>&1 &
+task continue "${CONTINUE_STEPS:-200}" 16 1.5e-3 64 >"$run/continue.log" 2>&1 &
 continue=$!
 status=0
 "$python" ${PERSONA_LORA:--m training.persona_lora} --base "$base" --encoder "${STYLE_ENCODER:-$here/models/style-encoder}" \
   --texts "$run/texts.jsonl" --out "$run/persona" --precision bf16 --rank 16 --tokens-per-step 4096 \
-  --steps "$(steps "${PERSONA_STEPS:-600}")" --lesson-steps "$(steps 220)" --save-every 10000 >"$run/persona.log" 2>&1 || status=1
+  --steps "$(steps "${PERSONA_STEPS:-300}")" --lesson-steps "$(steps 110)" --save-every 10000 >"$run/persona.log" 2>&1 || status=1
 wait "$rephrase" || status=1
 wait "$continue" || status=1
 exit "$status"
