@@ -32,7 +32,7 @@ from training.checkpoint import TrainState
 from training.fake_quant import quantized_weights
 from training.loss import RowLoss
 from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_optimizers
-from training.presets import PRESETS
+from training.presets import PRESETS, new_model
 from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
 from training.shards import RowOrder, load_order
 from training.stopping import stop_signals
@@ -101,7 +101,7 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
     torch.manual_seed(settings.seed)
-    model = Gemma3ForCausalLM(PRESETS[settings.preset].config())
+    model = new_model(PRESETS[settings.preset].config())
     model.config._attn_implementation = "sdpa"
     model.to(accelerator.device)
     optimizers = make_optimizers(model, rates)

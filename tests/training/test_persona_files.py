@@ -25,7 +25,7 @@ from training.tokenizer import load_tokenizer
 MODELS = Path(__file__).parents[2] / "models"
 BASE = MODELS / "pushkin-mini"
 FOLDER = BASE / "adapters" / "persona"
-MAX_ADAPTER_BYTES, MAX_PLUG_BYTES = 7_000_000, 2_000_000  # rank 32 of 30 M parameters
+MAX_ADAPTER_BYTES, MAX_PLUG_BYTES = 3_500_000, 2_000_000  # rank 16 of 30 M parameters
 # Written for this test.
 NOTES = [
     "Up at six; rain again, and no letters. Walked to the mill, and back by the lower road, thinking of nothing.",
