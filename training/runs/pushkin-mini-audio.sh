@@ -36,8 +36,8 @@ learn() {
     --persona "$base/adapters/persona" --style-encoder models/style-encoder --threads "$threads" --rank "${RANK:-16}" "$@"
 }
 steps=${PROJECTOR_STEPS:-6000}
-learn reading --start "${START:-}" --projector-steps "$steps" --steps "$steps"
-learn deciding --start "$run/reading/adapters/dictate" --projector-steps 0 --steps "${DECIDING_STEPS:-250}"
+learn reading --start "${START:-}" --projector-steps "$steps" --steps "$steps" --projector-rate 0.001
+learn deciding --start "$run/reading/adapters/dictate" --projector-steps 0 --steps "${DECIDING_STEPS:-370}" --lora-rate 0.002
 mkdir -p "$base/adapters/dictate"
 for name in adapter.json adapter.safetensors speech-projector.json speech-projector.safetensors; do
   cp "$run/deciding/adapters/dictate/$name" "$base/adapters/dictate/$name"
@@ -45,7 +45,8 @@ done
 mkdir -p "$run/home/models"
 test -e "$run/home/models/${encoder##*/}" || ln -s "$encoder" "$run/home/models/"
 export PUSHKIN_HOME="$run/home"
-"$python" -m benchmarks.command_calibration --model "$here/$base" > "$run/calibration.json"
+"$python" -m benchmarks.command_calibration --model "$here/$base" --commands 80 --near-misses 80 --dictation 40 \
+  > "$run/calibration.json"
 "$python" -m training.evaluate_audio --base "$base" --adapter "$base/adapters/dictate" --features "$run/features" \
   --data "$data" --speech "$run/speech/speech" --cache "$run/cache" --sphinx "$run/sphinx.json" \
   --persona "$base/adapters/persona" --style-encoder models/style-encoder --threads "$threads" --out "$run/evaluation.json"
