@@ -81,8 +81,7 @@ def trial_of(hearing: Hearing, said: Said) -> Trial:
 def limits_for(trials: Sequence[Trial]) -> CommandLimits:
     """The limits that do most closed commands and little else: each the median of those that are best for resamples.
 
-    The best for one set hang on its last few utterances; half a set's median did more of the other half's commands, with
-    no more wrong ones. Raises ValueError when no limits do more good than harm.
+    The best for one set alone hang on its last few utterances. Raises ValueError when no limits do more good than harm.
     """
     rng, table = np.random.default_rng(0), _Table(trials)
     best = []
