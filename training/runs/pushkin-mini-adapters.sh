@@ -1,5 +1,5 @@
 #!/bin/sh
-# Re-creates models/pushkin-mini/adapters/{continue,rephrase}: examples, training, export, held-out figures.
+# Makes models/pushkin-mini/adapters/{continue,rephrase} on a CPU: examples, training, export, held-out figures.
 #
 # Usage: training/runs/pushkin-mini-adapters.sh DATA RUN [CACHE]
 #   DATA   folder with the corpus archives, corpus-manifest.tsv and writing-edits.tar.xz
@@ -11,8 +11,8 @@
 # Expected cost: examples 2 minutes; about 1,500 tokens a second and thread, AVX-512 BF16, on a machine that is
 # otherwise idle. 6 GB of memory, no network. Stop it with SIGTERM and run it again.
 #
-# The committed adapters were trained with these settings, but their runs were interrupted and re-planned because
-# the machine was shared, so another making has other bytes: training/LOG.md has the particulars.
+# For a base that was made without a GPU. The committed adapters come from pushkin-mini-gpu-adapters.sh, on the same
+# examples; on this one's settings the first edition's were made (training/LOG.md has the particulars).
 set -eu
 data=${1:?usage: $0 DATA RUN [CACHE]}
 run=${2:?usage: $0 DATA RUN [CACHE]}

@@ -5,10 +5,11 @@
 #   DATA   folder with the corpus archives and corpus-manifest.tsv
 #   RUN    folder for texts, checkpoints and figures (about 200 MB); a run that is there goes on
 #   CACHE  where archives are unpacked (about 400 MB; default RUN/cache)
-# PYTHON names the interpreter (default: python), THREADS the CPU threads (default 1).
+# PYTHON names the interpreter (default: python), THREADS the CPU threads (default 1), MINUTES those of the persona's
+# training (default 20, as the committed one had: 194 steps), PRECISION bf16 for a processor with AVX-512 BF16 or AMX.
 #
-# Expected cost on one CPU core with AVX-512 BF16 that is otherwise idle: 1 minute of texts, 8 minutes of encoder,
-# 10 minutes of persona, 10 minutes of evaluation; 4 GB of memory, no network. Stop it with SIGTERM and run it again.
+# Expected cost on one CPU core: 4 minutes of texts and vectors, 8 of encoder, MINUTES of persona, 20 of evaluation; 4 GB
+# of memory, no network. Stop it with SIGTERM and run it again.
 set -eu
 data=${1:?usage: $0 DATA RUN [CACHE]}
 run=${2:?usage: $0 DATA RUN [CACHE]}
@@ -38,7 +39,7 @@ test -f "$run/encoder.json" || {
 }
 
 "$python" -m training.persona_lora --base "$base" --encoder "$encoder" --texts "$run/texts.jsonl" \
-  --out "$run/persona" --precision bf16 --steps "${STEPS:-577}" --lesson-steps 220 --threads "$threads"
+  --out "$run/persona" --rank 16 --precision "${PRECISION:-no}" --steps "${STEPS:-400}" --lesson-steps 100 --max-minutes "${MINUTES:-20}" --threads "$threads"
 # The card stays where it is: only the adapter's and the plug's own files are taken over.
 mkdir -p "$base/adapters/persona"
 for name in adapter.json adapter.safetensors persona-plug.json persona-plug.safetensors; do
