@@ -1,7 +1,7 @@
 """Gemma 3 on ONNX Runtime's CPU kernels: INT4 matrices as stored, a cache extended in place, adapters by binding.
 
-Large models multiply INT4 weights with int8 activations (one scale per group, as llama.cpp does); small ones stay
-in float32 and are exact about a checkpoint. Parity with the torch engine is tested.
+INT4 weights are multiplied with int8 activations (one scale per group, as llama.cpp does); the smallest models, whose
+step is not made of products, stay in float32 and are exact about a checkpoint. Parity with the torch engine is tested.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ from pushkin_runtime.errors import EngineFailed, ModelUnsupported
 from pushkin_runtime.model_config import SMALL_MODEL, ModelConfig, Quantization
 from pushkin_runtime.model_store import base_model, begin_open, model_info, open_tokenizer
 
+# On the 30 M pushkin-mini: a step 0.6 of float32's, five rows 0.6, loss +0.013 %, KL 2.7e-4 nats, same argmax 0.988.
+INT8_FROM = 16_000_000
 ROPE_GROW = 4096  # positions; all 131,072 of the 4B would be a quarter of a gigabyte
 
 
 class OnnxEngine:
     """See `Engine`.
 
-    int8_activations: quantise what INT4 matrices are multiplied with; None: only for large models.
+    int8_activations: quantise what INT4 matrices are multiplied with; None: from INT8_FROM parameters on.
     """
 
     name = "onnx"
@@ -68,7 +70,8 @@ class OnnxEngine:
             )
         if config.quantization is not None:
             _check_bits(self._spec.id, config.quantization)
-        int8 = not is_small if int8_activations is None else int8_activations
+        is_worth = config.quantization is not None and self._spec.n_parameters >= INT8_FROM
+        int8 = is_worth if int8_activations is None else int8_activations
         accuracy = INT8_ACTIVATIONS if int8 else FLOAT_ACTIVATIONS
         scratch = None if is_small else options.cache_dir
         self._checkpoint = Checkpoint(self._spec, scratch)

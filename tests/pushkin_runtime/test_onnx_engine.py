@@ -68,6 +68,16 @@ def test_int8_activations_stay_near(quantized_model: Path) -> None:
     assert np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.05
 
 
+def test_int8_activations_are_taken_from_a_size_on(
+    quantized_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EngineOptions(model_dir=quantized_model)
+    monkeypatch.setattr(onnx_engine, "INT8_FROM", 1000)
+    np.testing.assert_array_equal(
+        logits(OnnxEngine(options)), logits(OnnxEngine(options, int8_activations=True))
+    )
+
+
 def test_a_large_model_of_floats_is_refused_before_it_is_read(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +129,7 @@ def test_rows_that_go_on_alike_are_read_once(tiny_model: Path) -> None:
 @pytest.fixture
 def _as_a_large_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_engine, "SMALL_MODEL", 1000)
+    monkeypatch.setattr(onnx_engine, "INT8_FROM", 1000)
     monkeypatch.setattr(onnx_weights, "SPILL_BYTES", 1)
 
 
