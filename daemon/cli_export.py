@@ -45,7 +45,7 @@ def export_executorch(
 ) -> None:
     """Write MODEL (the configured one if not given) as an ExecuTorch program for XNNPACK.
 
-    Takes a minute for a small model and several gigabytes for a large one. The program reads embeddings, keys and
+    Takes a few minutes for a small model and several gigabytes for a large one. The program reads embeddings, keys and
     values, and adapters from its inputs; tokenizer and embeddings stay in the model's folder.
     """
     from pushkin_runtime.engines.executorch_build import describe, export_to, program_name

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from training.fake_quant import quantized_weights
 from training.loss import RowLoss
 from training.optimizers import Optimizers, OptimizerSettings, Schedule, make_optimizers
 from training.presets import PRESETS, new_model
-from training.progress import METRICS, Metrics, plot_loss, read_metrics, reporting
+from training.progress import Metrics, plot_loss, reporting
 from training.shards import RowOrder, load_order
 from training.stopping import stop_signals
 from training.tokenizer import TOKENIZER_FILES
@@ -71,10 +71,11 @@ class RunSettings:
     save_every: int = 200
     keep: int = 2
 
-    @property
-    def decays_by_clock(self) -> bool:
-        """Whether the decay begins, and is planned anew, so as to end with the time."""
-        return 0 < self.decay_minutes < self.max_minutes
+    def __post_init__(self) -> None:
+        if self.decay_minutes and not self.max_minutes:
+            raise ValueError("--decay-minutes are the last ones of --max-minutes: give both")
+        if self.continuation_steps < 1:
+            raise ValueError(f"continuation_steps {self.continuation_steps}: at least 1")
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,13 @@ def prepare(settings: RunSettings, rates: OptimizerSettings) -> tuple[Trainer, T
             f"seq_len {settings.seq_len} does not divide the shards' rows of {row_length} tokens, "
             f"or microbatch_rows {settings.microbatch_rows} is below 1"
         )
-    if settings.continuation_steps < 1:
-        raise ValueError(f"continuation_steps {settings.continuation_steps}: at least 1")
     if settings.continuation_length <= 2 * OPENING_TOKENS[1]:
         raise ValueError(
             f"continuation_length {settings.continuation_length} leaves too little after an opening "
             f"of up to {OPENING_TOKENS[1]} tokens: give more than {2 * OPENING_TOKENS[1]}"
         )
-    at_once = settings.decay_steps or (settings.decay_minutes and not settings.decays_by_clock)
-    if at_once and state.decay_start is None:
-        steps = settings.decay_steps or steps_in(settings.decay_minutes, settings.out)
-        state = replace(state, decay_start=state.step, decay_steps=steps)
+    if settings.decay_steps and state.decay_start is None:
+        state = replace(state, decay_start=state.step, decay_steps=settings.decay_steps)
     if settings.end_in_steps:
         state = replan_decay(state, settings.end_in_steps)
     writing = OwnWriting(
@@ -151,14 +148,6 @@ def load_start(path: Path, model: Gemma3ForCausalLM, seed: int) -> None:
     from training.export import dequantized_weights  # needs MLX, which a GPU's machine may lack
 
     return checkpoint.load_weights(path, model, dequantized_weights(path, spread_seed=seed))
-
-
-def steps_in(minutes: float, out: Path) -> int:
-    """Steps that fit in `minutes` at the run's median speed. Raises ValueError before the first step."""
-    seconds = [step.seconds for step in read_metrics(out)] if (out / METRICS).is_file() else []
-    if not seconds:
-        raise ValueError("--decay-minutes needs a stable phase before it, to know the speed")
-    return max(1, round(minutes * 60 / median(seconds)))
 
 
 def replan_decay(state: TrainState, steps_left: int) -> TrainState:
@@ -266,7 +255,7 @@ def run(trainer: Trainer, state: TrainState) -> TrainState:
             overdue = settings.max_minutes > 0 and left_s < 0
             if _any_process(trainer.accelerator, bool(received) or overdue):
                 break
-            if settings.decays_by_clock:
+            if settings.decay_minutes:
                 state = _planned_by_clock(trainer, state, left_s, recent)
                 last_step = _last_step(settings, state)
     _save(trainer, state)
@@ -356,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
         "--decay-minutes",
         type=float,
         default=0.0,
-        help="decay about this long: at once, or at the end of a longer --max-minutes",
+        help="decay for the last so many of --max-minutes",
     )
     rates = OptimizerSettings()
     parser.add_argument("--muon-lr", type=float, default=rates.muon_lr)

@@ -68,6 +68,31 @@ def test_int8_activations_stay_near(quantized_model: Path) -> None:
     assert np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.05
 
 
+def test_int8_activations_cost_the_embedded_model_next_to_nothing() -> None:
+    root = Path(__file__).parents[2]
+    options = EngineOptions(model_dir=root / "models" / "pushkin-mini")
+    texts = [
+        (root / "examples" / f"{name}.txt").read_text("utf-8") for name in ("english", "russian")
+    ]
+
+    def scores(engine: OnnxEngine) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log-probabilities (n, vocab) after each token of the texts, and the NLL of the next, (n,)."""
+        all_scores, nll = [], []
+        for text in texts:
+            ids = engine.tokenizer.encode(text)
+            rows = engine.logits(engine.new_cache(), ids)[:-1].astype(np.float64)
+            rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+            all_scores.append(rows)
+            nll.append(-rows[np.arange(len(rows)), ids[1:]])
+        return np.concatenate(all_scores), np.concatenate(nll)
+
+    exact, exact_nll = scores(OnnxEngine(options, int8_activations=False))
+    rounded, rounded_nll = scores(OnnxEngine(options))
+
+    assert 0 < (np.exp(exact) * (exact - rounded)).sum(1).mean() < 1e-3
+    assert rounded_nll.mean() == pytest.approx(exact_nll.mean(), rel=0.005)
+
+
 def test_int8_activations_are_taken_from_a_size_on(
     quantized_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,16 +63,6 @@ def test_the_stable_phase_is_over_once_the_decay_has_begun(settings: RunSettings
     assert folders == ["step-000002", "step-000005"]  # the last stable one is kept
 
 
-def test_where_time_is_given_the_phases_end_by_it(settings: RunSettings) -> None:
-    stable = replace(settings, steps=0, max_minutes=1e-9)
-    for _ in range(3):
-        _go(stable)  # a step a call: the time is over after any
-    took = sorted(step.seconds for step in read_metrics(settings.out))[1]
-    _go(replace(settings, steps=0, decay_minutes=5.1 * took / 60))
-    factors = [step.lr_factor for step in read_metrics(settings.out)]
-    assert factors[3:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
-
-
 def test_a_decay_by_the_clock_fills_the_end_of_the_time(
     settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,8 +98,8 @@ def test_the_decay_alone_can_go_through_int4(settings: RunSettings) -> None:
     assert first[2] != other[2]
 
 
-def test_a_decay_by_time_needs_a_speed(settings: RunSettings) -> None:
-    with pytest.raises(ValueError, match="stable phase before it"):
+def test_a_decay_by_the_clock_needs_to_know_when_it_ends(settings: RunSettings) -> None:
+    with pytest.raises(ValueError, match="give both"):
         prepare(replace(settings, decay_minutes=1.0), RATES)
 
 

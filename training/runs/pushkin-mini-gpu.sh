@@ -30,7 +30,7 @@ unlearn_steps=${UNLEARN_STEPS:-0}
 mkdir -p "$run" "$out"
 half=$(awk -v m="$minutes" 'BEGIN { print m / 2 }')
 
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" TORCHINDUCTOR_CACHE_DIR="${TORCHINDUCTOR_CACHE_DIR:-$run/compiled}"
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" TORCHINDUCTOR_CACHE_DIR="$run/compiled"
 test -f "$run/shards/shards.json" || "$python" -m training.parcels unpack "$@" --out "$run/shards"
 
 train() {
